@@ -1,0 +1,63 @@
+"""Files appear whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from fer_openset.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)  # the last two: a file stands where a folder should
+
+
+@contextmanager
+def atomic_path(target):
+    """Give a temporary path beside `target`; rename it onto `target` when the block ends without an error.
+
+    The temporary file (or folder) is removed when the block fails, so a killed or failed writer never leaves a
+    half-written `target`. Raises: UserError when the disk is full or the folder cannot be written.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A hidden folder of our own: two writers of one target never share a temporary name.
+        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = holder / target.name
+        yield temporary
+        if temporary.is_file():
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(
+                f"{target}: the disk is full, nothing was written there; free some space and run the command again."
+            ) from error
+        if error.errno in CLOSED:
+            raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another one.") from error
+        raise
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def write_text(target, text):
+    """Write `text` (UTF-8) to `target` atomically."""
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target, value):
+    """Write `value` (plain JSON values only) as indented JSON to `target` atomically."""
+    write_text(target, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_csv(target, frame, **options):
+    """Write a pandas DataFrame to `target` atomically, without its index unless asked."""
+    with atomic_path(target) as path:
+        frame.to_csv(path, **{"index": False, **options})

@@ -1,0 +1,76 @@
+"""Networks: a torchvision ResNet with a linear head whose weights also give the class activation maps."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision import models
+
+from fer_openset.labels import check_name
+
+BACKBONES = ("resnet18", "resnet50")
+
+
+class FaceNet(nn.Module):
+    """Backbone, average pooling and one linear layer.
+
+    Shapes: x (N, C, H, W) with C = 1 or 3; feature map (N, D, h, w); logits (N, K).
+    """
+
+    def __init__(self, backbone, n_classes, zero_head=True):
+        super().__init__()
+        check_name(backbone, BACKBONES, "backbone")
+        body = getattr(models, backbone)(weights=None)
+        self.head = nn.Linear(body.fc.in_features, n_classes)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        body.fc = nn.Identity()
+        self.body = body
+
+    def feature_map(self, x):
+        """The last convolution's output (N, D, h, w)."""
+        b = self.body
+        if x.shape[1] == 1:
+            # Equal channels under one normalisation: summing the first kernel over its inputs gives the same output.
+            c = b.conv1
+            x = F.conv2d(x, c.weight.sum(1, keepdim=True), None, c.stride, c.padding)
+        else:
+            x = b.conv1(x)
+        x = b.maxpool(b.relu(b.bn1(x)))
+        return b.layer4(b.layer3(b.layer2(b.layer1(x))))
+
+    def pooled(self, feature_map):
+        """Average over space: (N, D) float32."""
+        return feature_map.float().mean((2, 3))
+
+    def classify(self, feature_map):
+        """Logits (N, K), float32 also under autocast: a bf16 logit has 8 bits, and hundreds of images would tie."""
+        with torch.autocast(feature_map.device.type, enabled=False):
+            return self.head(self.pooled(feature_map))
+
+    def forward(self, x):
+        return self.classify(self.feature_map(x))
+
+
+def new_net(backbone, n_classes, seed, zero_head=True):
+    """A network whose initial weights depend on `seed` alone; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FaceNet(backbone, n_classes, zero_head)
+
+
+def attention_maps(feature_map, head_weight):
+    """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient, no bias.
+
+    Shapes: feature_map (N, D, h, w), head_weight (K, D) -> (N, K, h, w) float32.
+    Paper: Eq. 2, after CAM (Zhou et al. 2016).
+    """
+    return torch.einsum("kc,nchw->nkhw", head_weight.detach().float(), feature_map.float())
+
+
+def flip_consistency(maps, maps_of_flipped):
+    """Mean squared difference of the maps of an image and the mirrored maps of its mirror image (a scalar >= 0).
+
+    Paper: Eq. 2. Differs: a mean of squares as in the authors' code, not the text's L2 norm over N*K*H*W.
+    """
+    return F.mse_loss(maps, maps_of_flipped.flip(3))

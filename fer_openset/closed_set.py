@@ -1,0 +1,194 @@
+"""The closed-set model f_close: its recipe, its outputs on any images, and the pseudo labels of the pool."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from fer_openset import atomic
+from fer_openset.augment import AugmentSettings, clean_view, train_view
+from fer_openset.backbones import new_net
+from fer_openset.checkpoint import load_tensors, save_tensors
+from fer_openset.errors import UserError
+from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.protocol import align
+from fer_openset.settings import ALIGNMENTS, ROOT, load
+
+PARAMS = ROOT / "params" / "closed_set.yaml"
+MODEL = "model.safetensors"
+OUTPUTS = "outputs.npz"
+
+
+class ClosedSetSettings(OptimSettings, AugmentSettings):
+    """Recipe of f_close; origins of the values stand in params/closed_set.yaml."""
+
+    backbone: str = "resnet18"
+    image_size: int = Field(ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    eval_batch_size: int = Field(512, ge=1)
+
+
+def closed_set_settings(preset, overrides=None):
+    """Settings of f_close for a preset."""
+    return load(ClosedSetSettings, PARAMS, preset, overrides)
+
+
+@dataclass(frozen=True)
+class ClosedModel:
+    """A trained f_close: the network (on the device), the names of its outputs, and the image size it expects."""
+
+    net: torch.nn.Module
+    classes: tuple
+    image_size: int
+    backbone: str
+
+
+def batch_of(dataset, rows):
+    """uint8 images (n, C, H, W) of these positions, as a tensor of their own."""
+    return torch.from_numpy(np.ascontiguousarray(dataset.images[rows]))
+
+
+def data_digest(dataset, rows):
+    """A number that changes with these images and their ids: a checkpoint of other data must not be resumed.
+
+    Shapes: rows (n,) int64 positions; every sixteenth image is looked at.
+    """
+    ids = "\n".join(dataset.table.index[rows])
+    return zlib.crc32(ids.encode(), zlib.crc32(np.ascontiguousarray(dataset.images[rows[::16]])))
+
+
+def train_closed_set(dataset, protocol, settings, device, seed, folder):
+    """Train f_close on the known training images; last epoch kept; resumes from `folder`.
+
+    Writes `folder/model.safetensors` and `folder/history.csv`. Returns: (ClosedModel, history DataFrame).
+    Paper: "Implementation Details". Source: recipe values in params/closed_set.yaml.
+    """
+    net = new_net(settings.backbone, len(protocol.known_classes), stream_seed(seed, "f_close"))
+    net = device.place(net)
+    learner = Learner("f_close", net, make_optimizer(net, settings))
+    rows = dataset.rows(protocol.train.index)
+    targets = np.full(len(dataset.table), -1)
+    targets[rows] = protocol.train["target"]
+    valid = dataset.rows(protocol.valid.index)
+
+    def loss_of(net, batch, generator):
+        x = train_view(batch_of(dataset, batch), settings.image_size, settings, device.torch_device, generator)
+        y = torch.from_numpy(targets[batch]).to(device.torch_device)
+        with device.autocast():
+            logits = net(x.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+        return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
+
+    def after_epoch(epoch):
+        if not len(valid):
+            return {}
+        logits = predict(net, dataset, valid, settings.image_size, settings.eval_batch_size, device)
+        return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
+
+    identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
+                "targets": zlib.crc32(targets[rows])}  # fmt: skip
+    history = fit(
+        [learner], loss_of, lambda epoch: {"f_close": rows}, settings, device, seed, folder,
+        f"f_close {dataset.name} open={protocol.name}", identity, after_epoch,
+    )  # fmt: skip
+    model = ClosedModel(net, protocol.known_classes, settings.image_size, settings.backbone)
+    save_model(model, Path(folder) / MODEL)
+    return model, history
+
+
+def save_model(model, path):
+    """Write f_close's weights with its class names, image size and backbone."""
+    head = {"classes": list(model.classes), "image_size": model.image_size, "backbone": model.backbone}
+    save_tensors(path, model.net.state_dict(), **head)
+
+
+def load_model(folder, device):
+    """Read what `save_model` wrote. Raises: UserError when f_close has not been trained or the file is damaged."""
+    tensors, header = load_tensors(Path(folder) / MODEL)
+    try:
+        net = new_net(header["backbone"], len(header["classes"]), 0)
+        net.load_state_dict(tensors)
+        model = ClosedModel(net, tuple(header["classes"]), header["image_size"], header["backbone"])
+    except (KeyError, TypeError, RuntimeError, UserError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}/{MODEL}: not a model of this workbook ({reason}); train f_close again.") from None
+    device.place(net)
+    return model
+
+
+def predict(net, dataset, rows, image_size, batch_size, device):
+    """Logits of the clean view, evaluation mode: float32 array (len(rows), K)."""
+    was_training = net.training
+    net.eval()
+    out = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            x = clean_view(batch_of(dataset, rows[start : start + batch_size]), image_size, device.torch_device)
+            with device.autocast():
+                out.append(net(x.contiguous(memory_format=torch.channels_last)).cpu())
+    net.train(was_training)
+    return torch.cat(out).numpy()
+
+
+def closed_outputs(model, dataset, protocol, settings, device):
+    """f_close's logits on the pool and the whole training split, keyed by sample id.
+
+    Returns: DataFrame indexed by sample id, one float32 column per known class. The training split is needed for the
+    `as_released` alignment, which hands out other images' outputs. The image size is the one the model was trained at.
+    """
+    ids = protocol.pool.index.union(protocol.train_split, sort=False)
+    rows = dataset.rows(ids)
+    logits = predict(model.net, dataset, rows, model.image_size, settings.eval_batch_size, device)
+    return pd.DataFrame(logits, index=ids, columns=list(model.classes))
+
+
+def write_pseudo_labels(outputs, protocol, dataset_name, seed, folder):
+    """Write f_close's outputs and the pool's pseudo labels, `aligned` and `as_released`, into `folder`.
+
+    Files: outputs.npz (ids, logits), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per alignment, the
+    authors' two text formats: `predicted_labels_openN.txt` (line: sample id, space, class number 0..K-1, the test split
+    first, then the open training images) and `predicted_labels_openN_openset_index.txt` (0-based positions of the open
+    images in it), N = numbers of the open classes joined by `_`. Returns: the table of pseudo labels.
+    Paper: "Pipeline". Differs: the first field of a line is the sample id, not a path on the authors' disk.
+    """
+    folder = Path(folder)
+    with atomic.atomic_path(folder / OUTPUTS) as path:
+        with open(path, "wb") as handle:
+            np.savez(handle, sample_id=outputs.index.to_numpy(str), logits=outputs.to_numpy("float32"),
+                     classes=np.array(outputs.columns, dtype=str))  # fmt: skip
+    table = protocol.pool[["part"]].copy()
+    for alignment in ALIGNMENTS:
+        names = align(outputs, protocol, alignment, seed).idxmax(axis=1)
+        table[alignment] = names
+        _write_authors_format(names, protocol, folder / f"authors_format_{alignment}", outputs.columns)
+    atomic.write_csv(folder / "pseudo_labels.csv", table.reset_index())
+    return table
+
+
+def _write_authors_format(names, protocol, folder, known):
+    test_first = protocol.pool["split"].map({"test": 0, "train": 1}).sort_values(kind="stable").index
+    numbers = pd.Index(known).get_indexer(names.loc[test_first])
+    lines = [f"{sample} {number}\n" for sample, number in zip(test_first, numbers, strict=True)]
+    where = np.flatnonzero(protocol.pool["is_open"].loc[test_first].to_numpy())
+    stem = "predicted_labels_open" + "_".join(protocol.open_numbers())
+    atomic.write_text(folder / f"{stem}.txt", "".join(lines))
+    atomic.write_text(folder / f"{stem}_openset_index.txt", "".join(f"{i}\n" for i in where))
+
+
+def read_outputs(folder):
+    """Read f_close's outputs back: DataFrame indexed by sample id. Raises: UserError if the step has not run."""
+    path = Path(folder) / OUTPUTS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index = pd.Index(file["sample_id"].astype(object), name="sample_id")
+            return pd.DataFrame(file["logits"], index=index, columns=list(file["classes"]))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; run the pseudo-label notebook (02) first.") from None
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable ({error}); run the pseudo-label notebook (02) again.") from None

@@ -1,0 +1,143 @@
+"""FERPlus: FER2013's 48x48 grey faces with ten crowd votes each (Barsoum et al. 2016), in either form people have it.
+
+Form 1, as the official generate_training_data.py writes it: fer2013new.csv beside FER2013Train, FER2013Valid and
+FER2013Test (here or in data/) full of PNG files. Form 2: fer2013.csv beside fer2013new.csv, rows paired by position.
+Both give the same table and the same pixels; where both are present the PNG files are read.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from fer_openset.datasets.ferplus_pixels import (
+    FOLDERS,
+    PIXELS_FILE,
+    VOTES_FILE,
+    Fer2013File,
+    check_pngs,
+    need_columns,
+    png_decoder,
+    png_folder,
+)
+from fer_openset.datasets.store import SPLITS, Listing
+from fer_openset.errors import UserError
+from fer_openset.labels import BASIC, CONTEMPT, FERPLUS_COLUMNS
+from fer_openset.settings import Settings
+
+READER = 1  # raise it when the same files would give other pixels
+SPLIT_OF = dict(zip(FOLDERS, SPLITS, strict=True))
+
+
+class FerplusSettings(Settings):
+    """Settings of params/datasets/ferplus.yaml."""
+
+    root: str
+    image_size: int = Field(ge=8, le=1024)
+    contempt: bool
+    min_vote_share: float = Field(ge=0, le=1)
+    ties: Literal["first", "drop"]
+
+
+def read(settings, root):
+    """List FERPlus under `root`: the images whose votes give one of the wanted expressions, and how to decode them.
+
+    Returns a `store.Listing` with C = 1, training rows first. A name that stands in two rows (four do, in the published
+    file) is two samples of one picture, the second with `_2` after its id: counted so, the images add up to 28,224.
+    Source: github.com/microsoft/FERPlus. Raises: UserError naming the file and the row that is missing or wrong.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; put FERPlus there, or give its folder as data_root.")
+    votes, usages, digest = _read_votes(root / VOTES_FILE)
+    classes = (*BASIC, CONTEMPT) if settings.contempt else BASIC
+    winner = majority(votes[list(FERPLUS_COLUMNS)].to_numpy(), settings.ties, settings.min_vote_share)
+    votes["label"] = np.array([*FERPLUS_COLUMNS, ""], dtype=object)[winner]  # -1 takes the last: no label
+    kept = votes[votes["label"].isin(classes)]
+    kept = kept.iloc[np.argsort(kept["split"].map(SPLITS.index).to_numpy(), kind="stable")]
+    try:
+        faces, decode = _faces(root, votes, usages, kept, settings.image_size)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from None
+    material = {"reader": READER, "votes": digest, "faces": faces, "image_size": settings.image_size}
+    shape = (1, settings.image_size, settings.image_size)
+    return Listing("ferplus", kept.set_index("sample_id")[["label", "split"]], classes, material, shape, decode)
+
+
+def majority(votes, ties="first", min_vote_share=0.0):
+    """Column that wins each row, or -1 where none does: a tie with `ties="drop"`, or too small a share of the votes.
+
+    Shapes: votes (N, C) non-negative integers, every row with at least one vote; returns (N,) int64.
+    Differs: neither the paper nor FERPlus says what a tie is; `first` (the first column wins) gives their image counts.
+    """
+    winner = votes.argmax(axis=1).astype(np.int64)
+    best = votes.max(axis=1)
+    keep = best / votes.sum(axis=1) >= min_vote_share
+    if ties == "drop":
+        keep &= (votes == best[:, None]).sum(axis=1) == 1
+    return np.where(keep, winner, -1)
+
+
+def _faces(root, votes, usages, kept, size):
+    """What decides the pixels, and the function that decodes those of the rows `kept`."""
+    folder = png_folder(root)
+    if folder is not None:
+        return check_pngs(folder, votes), png_decoder(folder, kept, size)
+    path = root / PIXELS_FILE
+    if not path.is_file():
+        names = ", ".join(FOLDERS.values())
+        raise UserError(f"{root}: neither PNG files in {names} nor {PIXELS_FILE}; put one of the two there.")
+    # The official script writes a repeated name twice, so the last of its rows is the picture that stays on disk.
+    positions = kept["name"].map(votes.groupby("name")["position"].max()).to_numpy()
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns], Fer2013File(path, usages, positions, size).decode
+
+
+def _read_votes(path):
+    """Rows of fer2013new.csv that name an image, checked; the Usage of every row; the file's sha256.
+
+    Columns of the rows: sample_id, split, folder, name, position (0 is the file's second line) and the ten votes.
+    """
+    frame, digest = _read_csv(path)
+    need_columns(path, frame.columns, ("Usage", "Image name", *FERPLUS_COLUMNS))
+    rows = frame[list(FERPLUS_COLUMNS)].copy()
+    rows.insert(0, "name", frame["Image name"].fillna(""))
+    rows.insert(1, "position", np.arange(len(frame)))
+    _refuse(path, rows, ~frame["Usage"].isin(list(FOLDERS)), f"has none of {', '.join(FOLDERS)} as its Usage")
+    outside = rows["name"].str.contains(r"[/\\\x00]|\.\.", regex=True)
+    _refuse(path, rows, outside, "must hold a bare file name such as fer0000000.png, without a folder")
+    for column in FERPLUS_COLUMNS:
+        values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+        wrong = ~((values >= 0) & (values == np.floor(values)) & (values < 1e6))
+        _refuse(path, rows, wrong, f"has {frame[column][wrong].tolist()[:1]} as votes for {column}, not a whole number")
+        rows[column] = values.astype(np.int64)
+    rows["split"], rows["folder"] = frame["Usage"].map(SPLIT_OF), frame["Usage"].map(FOLDERS)
+    rows = rows[rows["name"] != ""].copy()  # the official script skips the others: no face to be seen
+    empty = rows[list(FERPLUS_COLUMNS)].sum(axis=1) == 0
+    _refuse(path, rows, empty, "has no votes, so no majority; add them, or empty its image name to leave it out")
+    again = rows.groupby("name").cumcount()
+    rows["sample_id"] = rows["name"].str.removesuffix(".png") + again.map(lambda n: f"_{n + 1}" if n else "")
+    return rows, frame["Usage"].tolist(), digest
+
+
+def _read_csv(path):
+    try:
+        raw = path.read_bytes()
+        frame = pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; FERPlus's votes are expected there.") from None
+    except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+        raise UserError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); get the file again.") from None
+    return frame, hashlib.sha256(raw).hexdigest()
+
+
+def _refuse(path, rows, wrong, why):
+    """Raise UserError for the first row marked wrong, by its line in the file (line 1 is the header)."""
+    wrong = np.asarray(wrong, dtype=bool)
+    if wrong.any():
+        row = rows.iloc[int(np.argmax(wrong))]
+        raise UserError(f"{path}: line {row['position'] + 2} ({row['name'] or 'no image name'}) {why}.")

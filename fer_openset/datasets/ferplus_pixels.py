@@ -1,0 +1,152 @@
+"""FERPlus's faces, as PNG files in three folders or as rows of fer2013.csv: where they are and how to decode them."""
+
+import hashlib
+import os
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from fer_openset.errors import UserError
+
+VOTES_FILE, PIXELS_FILE = "fer2013new.csv", "fer2013.csv"
+FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+SIDE = 48  # of a FER2013 face
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def need_columns(path, found, needed):
+    """Raises: UserError naming the columns of a CSV file that are missing."""
+    missing = [column for column in needed if column not in found]
+    if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}; its first line must name {', '.join(needed)}.")
+
+
+def png_folder(root):
+    """The folder that holds the PNG folders (`root` or `root`/data), or None when neither does.
+
+    A fresh clone of FERPlus has the three folders with a label.csv only, so a folder counts once a PNG file is in it.
+    """
+    for base in (root, root / "data"):
+        for folder in FOLDERS.values():
+            if (base / folder).is_dir() and any(name.endswith(".png") for name in os.listdir(base / folder)):
+                return base
+    return None
+
+
+def check_pngs(base, votes):
+    """Compare the votes with what is on disk; return a digest of names, sizes and times, without opening an image.
+
+    `votes` holds a row an image, columns folder and name. Raises: UserError for an image without votes or the reverse.
+    """
+    digest = hashlib.sha256()
+    for folder in FOLDERS.values():
+        here, names = base / folder, votes["name"][votes["folder"] == folder]
+        if not here.is_dir():
+            if names.empty:
+                continue
+            raise UserError(f"{here}: there is no such folder, but {VOTES_FILE} lists {len(names)} images in it.")
+        found = {e.name: e.stat() for e in os.scandir(here) if e.name.endswith(".png") and e.is_file()}
+        missing, extra = sorted(set(names) - set(found)), sorted(set(found) - set(names))
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise UserError(f"{here / missing[0]}{more}: {VOTES_FILE} lists this image but it is missing; restore it.")
+        if extra:
+            more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
+            raise UserError(f"{here / extra[0]}{more}: {VOTES_FILE} has no row for this image; get the whole CSV file.")
+        for name in sorted(found):
+            digest.update(f"{folder}/{name} {found[name].st_size} {found[name].st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def png_decoder(base, kept, size):
+    """Decoder of the PNG files of the rows `kept`. Shapes: decode(start, stop) -> (n, 1, size, size) uint8."""
+    files = list(zip(kept["folder"], kept["name"], strict=True))
+    return lambda start, stop: np.stack([_png_face(base / folder / name, size) for folder, name in files[start:stop]])
+
+
+def _png_face(path, size):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG",)) as image:
+                if image.mode.startswith("I"):  # Pillow would cut every value above 255
+                    raise ValueError("16 bits a pixel; expected 8")
+                return _face(image, size)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not readable as a PNG image ({error}); get the file again.") from None
+
+
+def _face(image, size):
+    """(1, size, size) uint8 grey; another size is resized with antialiasing."""
+    grey = image.convert("L")
+    if grey.size != (size, size):
+        grey = grey.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(grey)[None]
+
+
+class Fer2013File:
+    """fer2013.csv as a random-access file of faces: 290 MB of text, of which one row at a time is in memory.
+
+    `usages` holds the Usage of every row of fer2013new.csv, `positions` the rows whose faces are wanted.
+    Raises: UserError, at the first decode, when the two files do not pair row by row or a row holds no face.
+    """
+
+    def __init__(self, path, usages, positions, size):
+        self.path, self.usages, self.positions, self.size = path, usages, positions, size
+        self.columns = self.starts = None
+
+    def decode(self, start, stop):
+        """Faces start..stop of those wanted. Shapes: (stop - start, 1, size, size) uint8."""
+        if self.starts is None:
+            self.starts = self._index()
+        with self._open() as handle:
+            return np.stack([self._read_face(handle, position) for position in self.positions[start:stop]])
+
+    def _open(self):
+        try:
+            return open(self.path, "rb")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); get the file again.") from None
+
+    def _index(self):
+        """Where each row begins, in bytes."""
+        starts = []
+        with self._open() as handle:
+            header = [field.decode("utf-8-sig", "replace") for field in _fields(handle.readline())]
+            need_columns(self.path, header, ("pixels", "Usage"))
+            self.columns = header.index("pixels"), header.index("Usage"), len(header)
+            offset = handle.tell()
+            for line in handle:
+                if line.strip():
+                    self._check_row(_fields(line), len(starts))
+                    starts.append(offset)
+                offset += len(line)
+        if len(starts) != len(self.usages):
+            self._unpaired(f"{len(starts)} rows, but {VOTES_FILE} has {len(self.usages)}")
+        return starts
+
+    def _check_row(self, fields, position):
+        _, usage, count = self.columns
+        if len(fields) != count:
+            self._unpaired(f"line {position + 2} has {len(fields)} fields, expected {count}")
+        if position < len(self.usages) and fields[usage] != self.usages[position].encode():
+            found = fields[usage].decode("utf-8", "replace")
+            self._unpaired(f"line {position + 2} says {found}, but {VOTES_FILE} says {self.usages[position]} there")
+
+    def _unpaired(self, what):
+        raise UserError(f"{self.path}: {what}; the two files pair row by row, get both of them whole.")
+
+    def _read_face(self, handle, position):
+        handle.seek(self.starts[position])
+        try:
+            values = bytes(map(int, _fields(handle.readline())[self.columns[0]].split()))  # refuses all but 0..255
+        except ValueError:
+            values = b""
+        if len(values) != SIDE * SIDE:
+            raise UserError(f"{self.path}: line {position + 2} has no {SIDE * SIDE} pixels of 0..255; get it again.")
+        return _face(Image.frombytes("L", (SIDE, SIDE), values), self.size)
+
+
+def _fields(line):
+    return [field.strip(b' "\t') for field in line.rstrip(b"\r\n").split(b",")]

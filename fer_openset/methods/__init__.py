@@ -1,0 +1,38 @@
+"""The table of methods: one line each, `id: module:settings class:function`.
+
+A method is one public function `(task, settings) -> open_score`, a Series indexed by the pool's sample ids; larger
+means more open. To add one: its file here, its params/methods/ID.yaml, its line below.
+"""
+
+from importlib import import_module
+
+from fer_openset.labels import check_name
+from fer_openset.settings import ROOT, load
+
+METHODS = {
+    "msp": "posthoc:PosthocSettings:msp",
+    "maxlogit": "posthoc:PosthocSettings:maxlogit",
+    "energy": "posthoc:EnergySettings:energy",
+    "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+}
+# These only read f_close's outputs: seconds on one core.
+POSTHOC = ("msp", "maxlogit", "energy")
+
+
+def method_settings(method, preset, overrides=None):
+    """Settings of a method for a preset. Raises: UserError for an unknown method, key or value."""
+    module, settings, _ = _parts(method)
+    return load(getattr(module, settings), ROOT / "params" / "methods" / f"{method}.yaml", preset, overrides)
+
+
+def run_method(method, task, settings):
+    """Open scores of the pool: Series indexed by sample id, float64, larger = more open."""
+    module, _, function = _parts(method)
+    scores = getattr(module, function)(task, settings)
+    return scores.loc[task.pool_ids].astype("float64").rename("open_score")
+
+
+def _parts(method):
+    check_name(method, tuple(METHODS), "method")
+    module, settings, function = METHODS[method].split(":")
+    return import_module(f"fer_openset.methods.{module}"), settings, function

@@ -1,0 +1,47 @@
+"""What a method is given: images, known labels and pseudo labels, but no label of the pool."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_openset.closed_set import ClosedModel, read_outputs
+from fer_openset.datasets import Dataset
+from fer_openset.device import Device
+from fer_openset.protocol import Protocol, align
+
+
+@dataclass(frozen=True)
+class Task:
+    """One detection problem. The pool's labels are deliberately not here: metrics alone read them.
+
+    pool_ids: sample ids of the pool (M). pool_logits: DataFrame (M, K), f_close's logits of the pool under the
+    task's alignment. train: known training images, indexed by sample id, column `target` (0..K-1).
+    folder: where a method may keep its checkpoint and history.
+    """
+
+    dataset: Dataset
+    known_classes: tuple
+    train: pd.DataFrame
+    pool_logits: pd.DataFrame
+    f_close: ClosedModel
+    device: Device
+    seed: int
+    alignment: str
+    folder: Path
+
+    @property
+    def pool_ids(self):
+        return self.pool_logits.index
+
+    @property
+    def pseudo_labels(self):
+        """Position of f_close's highest logit for each pool image: int64 array (M,), values 0..K-1."""
+        return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
+
+
+def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder):
+    """Put a task together from what the earlier steps wrote. Raises: UserError when a step has not run."""
+    logits = align(read_outputs(pseudo_label_folder), protocol, alignment, seed)
+    return Task(dataset, protocol.known_classes, protocol.train, logits, f_close, device, seed, alignment, Path(folder))

@@ -1,0 +1,136 @@
+"""What a pipeline notebook opens with and what it saves: the steps' inputs, and their records on disk."""
+
+import random
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fer_openset import atomic, metrics, runs
+from fer_openset.closed_set import (
+    closed_outputs,
+    closed_set_settings,
+    load_model,
+    train_closed_set,
+    write_pseudo_labels,
+)
+from fer_openset.datasets import Dataset, load_dataset
+from fer_openset.device import Device, peak_memory_mb, pick_device
+from fer_openset.errors import UserError
+from fer_openset.methods.task import make_task
+from fer_openset.protocol import Protocol, make_protocol
+from fer_openset.settings import RunParameters
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook's inputs: its parameters, the dataset, who is known and open, where results go, the device."""
+
+    parameters: RunParameters
+    dataset: Dataset
+    protocol: Protocol
+    folder: runs.RunFolder
+    device: Device
+    began: float
+
+    def record(self, settings, **more):
+        """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
+        p = self.parameters
+        return runs.provenance(
+            settings, dataset=p.dataset, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
+            device=self.device.name, seconds=round(time.perf_counter() - self.began, 1),
+            peak_mb=peak_memory_mb(), **more,
+        )  # fmt: skip
+
+
+def open_step(parameters):
+    """Seed everything, find the device, load the dataset, split it; prints one line that says what was opened."""
+    began = time.perf_counter()
+    random.seed(parameters.seed)
+    np.random.seed(parameters.seed)  # noqa: NPY002 - libraries that ask the global state
+    torch.manual_seed(parameters.seed)
+    device = pick_device()
+    dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root)
+    protocol = make_protocol(dataset.table, dataset.classes, parameters.open_classes)
+    folder = runs.RunFolder(parameters.dataset, parameters.preset, protocol.name, parameters.seed)
+    precision = "float32" if device.amp is None else str(device.amp).removeprefix("torch.")
+    print(f"{parameters.dataset}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
+          f"{len(protocol.train):,} known training images, pool of {len(protocol.pool):,}; "
+          f"{device.name}, {precision}", flush=True)  # fmt: skip
+    return Step(parameters, dataset, protocol, folder, device, began)
+
+
+def save_closed_set(step, settings, history):
+    """Mark f_close as trained. Returns: its record."""
+    record = step.record({"closed_set": settings}, history=history.to_dict("records")[-1])
+    runs.save_record(step.folder.closed_set, record)
+    return record
+
+
+def need_closed_set(step):
+    """f_close of this step's folder; in the smoke preset it is trained if it is not there.
+
+    Raises: UserError when it has not been trained.
+    """
+    folder = step.folder.closed_set
+    if step.parameters.preset == "smoke" and not runs.is_done(folder):
+        settings = closed_set_settings("smoke")
+        _, history = train_closed_set(
+            step.dataset, step.protocol, settings, step.device, step.parameters.seed, folder
+        )
+        save_closed_set(step, settings, history)
+    runs.load_record(folder)
+    model = load_model(folder, step.device)
+    if model.classes != step.protocol.known_classes:
+        raise UserError(f"{folder}: this f_close knows {', '.join(model.classes)}, but the known classes are "
+                        f"{', '.join(step.protocol.known_classes)}; train f_close again.")  # fmt: skip
+    return model
+
+
+def save_pseudo_labels(step, settings, outputs):
+    """Write f_close's outputs, the pseudo labels and their record. Returns: the table of pseudo labels."""
+    p = step.parameters
+    table = write_pseudo_labels(outputs, step.protocol, p.dataset, p.seed, step.folder.pseudo_labels)
+    runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, n_pool=len(table)))
+    return table
+
+
+def need_task(step):
+    """The detection task of this step; in the smoke preset the steps before it are run if they are missing.
+
+    Raises: UserError when f_close or the pseudo labels are missing.
+    """
+    p = step.parameters
+    if p.variant == "default" and p.overrides:
+        raise UserError("overrides change the method: give the run its own name with `variant` (not 'default').")
+    f_close = need_closed_set(step)
+    if p.preset == "smoke" and not runs.is_done(step.folder.pseudo_labels):
+        settings = closed_set_settings("smoke")
+        outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
+        save_pseudo_labels(step, settings, outputs)
+    runs.load_record(step.folder.pseudo_labels)
+    folder = step.folder.method(p.method, p.alignment, p.variant)
+    return make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed,
+                     p.alignment, folder)  # fmt: skip
+
+
+def evaluate(step, task, scores):
+    """All metrics of one method's open scores: the only place of a run that reads the pool's labels."""
+    pool = step.protocol.pool
+    correct = task.pseudo_labels == step.protocol.pool_targets()
+    return metrics.evaluate(scores.loc[pool.index].to_numpy(), pool["is_open"].to_numpy(), correct)
+
+
+def save_scores(step, settings, scores, result):
+    """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
+    p = step.parameters
+    folder = step.folder.method(p.method, p.alignment, p.variant)
+    atomic.write_csv(folder / "scores.csv", scores.rename_axis("sample_id").reset_index())
+    record = step.record({p.method: settings})
+    row = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "alignment": p.alignment,
+           "method": p.method, "variant": p.variant, "seed": p.seed,
+           **{k: v for k, v in result.items() if k != "aupr_known"},
+           **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
+    runs.save_record(folder, {**record, "row": row, "metrics": result})
+    return row

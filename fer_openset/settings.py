@@ -1,0 +1,135 @@
+"""Validated parameters: `params/**/*.yaml` and notebook parameters become typed objects, or one clear sentence.
+
+Every params file is flat: its own keys hold the source's values (the `paper` preset), and `presets:` maps a
+preset's name to the keys it changes. Later wins: file < preset < overrides.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from fer_openset.errors import UserError
+from fer_openset.labels import check_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("smoke", "demo", "cpu", "paper")
+ALIGNMENTS = ("aligned", "as_released")
+Preset = Literal[PRESETS]
+Alignment = Literal[ALIGNMENTS]
+
+
+def results_dir():
+    """Folder of runs, tables and figures: `results/`, or the environment variable FER_OPENSET_RESULTS."""
+    return Path(os.environ.get("FER_OPENSET_RESULTS") or ROOT / "results").resolve()
+
+
+def data_dir():
+    """Folder under which dataset roots are resolved: `data/`, or the environment variable FER_OPENSET_DATA."""
+    return Path(os.environ.get("FER_OPENSET_DATA") or ROOT / "data").resolve()
+
+
+def cache_dir():
+    """Folder of the decode-once image stores: `.cache/`, or the environment variable FER_OPENSET_CACHE."""
+    return Path(os.environ.get("FER_OPENSET_CACHE") or ROOT / ".cache").resolve()
+
+
+class Settings(BaseModel):
+    """Base of all settings: strict types, unknown keys are errors, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def build(cls, values, where):
+        """Validate `values`. Raises: UserError naming `where`, the key, what was expected and the nearest key."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise UserError(_one_sentence(error.errors()[0], cls, where)) from None
+        except TypeError:
+            raise UserError(f"{where}: every key must be a word, got {list(values)!r}.") from None
+
+
+def _one_sentence(problem, cls, where):
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        try:
+            check_name(key, tuple(cls.model_fields), "key")
+        except UserError as error:
+            return f"{where}: {error}"
+    if problem["type"] == "missing":
+        return f"{where}: the key {key!r} is missing; add it."
+    hint = ""
+    if isinstance(problem["input"], str) and problem["type"] == "float_type":
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {key} = {problem['input']!r}: {message[0].lower() + message[1:]}{hint}."
+
+
+def read_yaml(path):
+    """Read one YAML mapping safely. Raises: UserError for a missing, unreadable or non-mapping file."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; expected a YAML file with settings.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend the file.") from None
+    if not isinstance(values, dict):
+        found = "an empty file" if values is None else type(values).__name__
+        raise UserError(f"{path}: expected lines of `key: value`, found {found}.")
+    return values
+
+
+def load(cls, path, preset, overrides=None):
+    """Read a params file into `cls` for one preset. Raises: UserError (see `Settings.build`)."""
+    check_name(preset, PRESETS, "preset")
+    values = read_yaml(path)
+    presets = values.pop("presets", None) or {}
+    if not isinstance(presets, dict):
+        raise UserError(f"{path}: presets must map a preset's name to keys, found {type(presets).__name__}.")
+    for name, keys in presets.items():
+        check_name(name, PRESETS, f"preset in {path}")
+        if not isinstance(keys, dict | None):
+            raise UserError(f"{path}: preset {name} must hold lines of `key: value`, found {type(keys).__name__}.")
+    merged = {**values, **(presets.get(preset) or {}), **(overrides or {})}
+    return cls.build(merged, Path(path).name + (" with overrides" if overrides else ""))
+
+
+class RunParameters(Settings):
+    """The parameters every pipeline notebook shares; defaults in the notebooks are the smoke preset.
+
+    `data_root` "" means the folder named in params/datasets; `overrides` replaces single keys of the step's settings.
+    """
+
+    dataset: str
+    open_classes: str
+    preset: Preset = "smoke"
+    seed: int = 0
+    data_root: str = ""
+    overrides: dict = {}
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_not_negative(cls, value):
+        if value < 0:
+            raise ValueError("expected a seed of 0 or more")
+        return value
+
+
+class DetectionParameters(RunParameters):
+    """Parameters of the detection notebook: which method, on which pseudo labels, under which variant name."""
+
+    method: str = "msp"
+    alignment: Alignment = "aligned"
+    variant: str = "default"
+
+    @field_validator("variant")
+    @classmethod
+    def _variant_names_a_folder(cls, value):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+            raise ValueError("it becomes part of a path; use letters, digits, - and _ only")
+        return value

@@ -1,0 +1,1 @@
+"""The batch: a DAG of strict papermill runs over the notebooks."""

@@ -1,0 +1,199 @@
+"""One YAML file says which runs a batch holds; this reads it, checks every name and lists the jobs."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from fer_openset.datasets import READERS
+from fer_openset.errors import UserError
+from fer_openset.labels import EXPRESSIONS, check_name, join_open, parse_open
+from fer_openset.methods import METHODS, POSTHOC
+from fer_openset.runs import RECORD, RunFolder
+from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir
+
+NOTEBOOKS = ROOT / "notebooks"
+PARAMS = ROOT / "params"
+CLOSED_SET, PSEUDO_LABELS = "closed_set", "pseudo_labels"
+STEMS = {CLOSED_SET: "01_closed_set_training", PSEUDO_LABELS: "02_pseudo_labels"}
+DETECTION_STEM = "03_open_set_detection"
+REPORT_STEM = "07_results_vs_paper"
+
+
+class Grid(Settings):
+    """Every combination of these lists is one run.
+
+    `variants` names sets of overrides for the methods' settings ({} for `default`); `data_root` is passed on as it is.
+    """
+
+    name: str
+    datasets: list[str]
+    preset: str
+    open_classes: list[str]
+    seeds: list[int] = [0]
+    methods: list[str]
+    alignments: list[str] = ["aligned"]
+    variants: dict[str, dict] = {"default": {}}
+    data_root: str = ""
+
+    @property
+    def reports(self):
+        """Where the grid's executed report and its list of HTML pages go."""
+        return results_dir() / "reports" / self.name
+
+    def jobs(self):
+        """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
+        jobs = []
+        for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
+            folder = RunFolder(dataset, self.preset, join_open(parse_open(names, EXPRESSIONS)), seed)
+            steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
+            for method, alignment in product(self.methods, self.alignments):
+                steps += [(method, alignment, variant, self.variants[variant]) for variant in self.variants]
+            jobs += [Job(folder, *step, self.data_root) for step in steps]
+        return jobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook run: `step` is closed_set, pseudo_labels or a method's id."""
+
+    folder: RunFolder
+    step: str
+    alignment: str
+    variant: str
+    overrides: dict
+    data_root: str
+
+    @property
+    def label(self):
+        """How the job is called on the terminal."""
+        where = f"{self.folder.dataset} {self.folder.open_classes} seed{self.folder.seed}"
+        how = [self.alignment, self.variant if self.variant != "default" else ""]
+        return " ".join([where, self.step, *filter(None, how)])
+
+    @property
+    def source(self):
+        """The notebook that is run."""
+        return NOTEBOOKS / f"{STEMS.get(self.step, DETECTION_STEM)}.ipynb"
+
+    @property
+    def notebook(self):
+        """Where the executed notebook is kept."""
+        parts = [] if self.step in STEMS else [self.step, self.alignment, self.variant]
+        return self.folder.notebook(self.source.stem, *parts)
+
+    @property
+    def record(self):
+        """The file that marks the job as done."""
+        return self._result_folder(self.step) / RECORD
+
+    @property
+    def needs(self):
+        """Records of the jobs before this one."""
+        before = {CLOSED_SET: [], PSEUDO_LABELS: [CLOSED_SET]}.get(self.step, [CLOSED_SET, PSEUDO_LABELS])
+        return [self._result_folder(step) / RECORD for step in before]
+
+    @property
+    def trains(self):
+        """Whether the job is worth all cores; the post-hoc scores take seconds on one."""
+        return self.step not in POSTHOC
+
+    def _result_folder(self, step):
+        if step in STEMS:
+            return getattr(self.folder, step)
+        return self.folder.method(step, self.alignment, self.variant)
+
+    def parameters(self):
+        """The values for the notebook's parameters cell."""
+        run = self.folder
+        values = {"dataset": run.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
+        values |= {"data_root": self.data_root, "overrides": self.overrides}
+        if self.step not in STEMS:
+            values |= {"method": self.step, "alignment": self.alignment, "variant": self.variant}
+        return values
+
+    def fingerprint(self):
+        """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
+        dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
+        files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
+        files = files.get(self.step, [PARAMS / "methods" / f"{self.step}.yaml"])
+        settings = [settings_of(path, self.folder.preset) for path in files]
+        return digest([code_of(self.source), settings])
+
+
+def code_of(notebook):
+    """The code cells of a notebook: what is left when outputs, prose and metadata do not count."""
+    try:
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except FileNotFoundError:
+        raise UserError(f"{notebook}: there is no such notebook; restore it from the repository.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{notebook}: not readable as a notebook; restore it from the repository.") from None
+
+
+def settings_of(path, preset):
+    """The values that a params file holds for one preset; {} for a method that has no file."""
+    if not path.exists():
+        return {}
+    values = read_yaml(path)
+    presets = values.pop("presets", None) or {}
+    return {**values, **(presets.get(preset) or {})}
+
+
+def digest(value):
+    """A short hash of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load_grid(path):
+    """Read and check a grid file. Raises: UserError for an unknown key or name, an empty list, a repeat."""
+    path = Path(path)
+    grid = Grid.build({"name": path.stem, **read_yaml(path)}, path.name)
+    try:
+        _check(grid)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+    return grid
+
+
+def _check(grid):
+    for key in ("datasets", "open_classes", "seeds", "methods", "alignments"):
+        values = getattr(grid, key)
+        if not values:
+            raise UserError(f"{key} is empty; list at least one.")
+        repeats = [v for i, v in enumerate(values) if v in values[:i]]
+        if repeats:
+            raise UserError(f"{key} lists {repeats[0]!r} twice; keep one.")
+    check_name(grid.preset, PRESETS, "preset")
+    for known, names, what in (
+        (READERS, grid.datasets, "dataset"),
+        (METHODS, grid.methods, "method"),
+        (ALIGNMENTS, grid.alignments, "alignment"),
+    ):
+        for name in names:
+            check_name(name, tuple(known), what)
+    sets = [parse_open(names, EXPRESSIONS) for names in grid.open_classes]
+    for i, chosen in enumerate(sets):
+        if chosen in sets[:i]:
+            raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
+    if min(grid.seeds) < 0:
+        raise UserError(f"seeds holds {min(grid.seeds)}; expected 0 or more.")
+    if grid.data_root and len(grid.datasets) > 1:
+        raise UserError("data_root is one folder but datasets lists several; write one grid a dataset.")
+    _check_variants(grid)
+
+
+def _check_variants(grid):
+    if not grid.variants:
+        raise UserError("variants is empty; leave the key out for the settings as they are.")
+    for word in (grid.name, *grid.variants):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", word):
+            raise UserError(f"the name {word!r} becomes part of a path; use letters, digits, - and _ only.")
+    if grid.variants.get("default"):
+        raise UserError("the variant 'default' stands for unchanged settings; give these overrides another name.")
+    for name, overrides in grid.variants.items():
+        if name != "default" and not overrides:
+            raise UserError(f"the variant {name!r} overrides nothing; name the settings it changes.")
