@@ -39,7 +39,7 @@ def atomic_path(target):
                 f"{target}: the disk is full, nothing was written there; free some space and run the command again."
             ) from error
         if error.errno in CLOSED:
-            raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another one.") from error
+            raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another.") from error
         raise
     finally:
         if temporary is not None:

@@ -26,10 +26,16 @@ OUTPUTS = "outputs.npz"
 
 
 class ClosedSetSettings(OptimSettings, AugmentSettings):
-    """Recipe of f_close; origins of the values stand in params/closed_set.yaml."""
+    """Recipe of f_close; origins of the values stand in params/closed_set.yaml.
+
+    The first `start_epochs` epochs see images of `start_size`, the others and all that follows of `image_size`:
+    small images are several times cheaper and teach most of what there is to learn early on.
+    """
 
     backbone: str = "resnet18"
     image_size: int = Field(ge=1)
+    start_size: int = Field(1, ge=1)
+    start_epochs: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     eval_batch_size: int = Field(512, ge=1)
 
@@ -77,8 +83,11 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
     targets[rows] = protocol.train["target"]
     valid = dataset.rows(protocol.valid.index)
 
-    def loss_of(net, batch, generator):
-        x = train_view(batch_of(dataset, batch), settings.image_size, settings, device.torch_device, generator)
+    def size_at(epoch):
+        return settings.start_size if epoch < settings.start_epochs else settings.image_size
+
+    def loss_of(net, batch, generator, epoch):
+        x = train_view(batch_of(dataset, batch), size_at(epoch), settings, device.torch_device, generator)
         y = torch.from_numpy(targets[batch]).to(device.torch_device)
         with device.autocast():
             logits = net(x.contiguous(memory_format=torch.channels_last))

@@ -86,7 +86,7 @@ def stream_seed(*parts):
 def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, identity=None, after_epoch=None, extra=None):
     """Train `learners` for `settings.epochs` epochs; resume from `folder/checkpoint.safetensors` if it fits.
 
-    loss_of(net, rows, generator) -> scalar tensor, or (scalar tensor, dict of scalar tensors to log).
+    loss_of(net, rows, generator, epoch) -> scalar tensor, or (scalar tensor, dict of scalar tensors to log).
     rows_of(epoch) -> {learner name: int64 array of positions to train on}; called once before each epoch, for all
     learners at once. after_epoch(epoch) -> dict of values for the history. extra: dict of tensors that belong to the
     run and travel in the checkpoint (changed in place). identity: JSON values a checkpoint must agree in to be resumed,
@@ -129,7 +129,7 @@ def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label):
     for step in range(steps):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate_at(settings, epoch, step / steps)
-        loss, parts = _as_parts(loss_of(learner.net, order[step * size : (step + 1) * size], generator))
+        loss, parts = _as_parts(loss_of(learner.net, order[step * size : (step + 1) * size], generator, epoch))
         learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         learner.optimizer.step()

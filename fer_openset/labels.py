@@ -47,7 +47,7 @@ def parse_open(open_classes, classes):
     left = len(classes) - len(chosen)
     if left < 2:
         raise UserError(
-            f"open_classes {'+'.join(chosen)} leaves {left} known class(es) of {len(classes)}; at least two must stay known."
+            f"open_classes {'+'.join(chosen)} leaves {left} of {len(classes)} classes known; at least two must stay."
         )
     return chosen
 

@@ -76,9 +76,7 @@ def need_closed_set(step):
     folder = step.folder.closed_set
     if step.parameters.preset == "smoke" and not runs.is_done(folder):
         settings = closed_set_settings("smoke")
-        _, history = train_closed_set(
-            step.dataset, step.protocol, settings, step.device, step.parameters.seed, folder
-        )
+        _, history = train_closed_set(step.dataset, step.protocol, settings, step.device, step.parameters.seed, folder)
         save_closed_set(step, settings, history)
     runs.load_record(folder)
     model = load_model(folder, step.device)

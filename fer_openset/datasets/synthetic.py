@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from fer_openset.datasets.action_units import UNITS, shown
-from fer_openset.datasets.faces import DAMAGE, IDENTITY, NUISANCE, OCCLUDER, draw
+from fer_openset.datasets.face_parameters import DAMAGE, IDENTITY, NUISANCE, OCCLUDER
+from fer_openset.datasets.faces import draw
 from fer_openset.datasets.store import Listing
 from fer_openset.labels import BASIC, COMPOUND, CONTEMPT, EXPRESSIONS, check_name
 from fer_openset.settings import Settings
@@ -25,7 +26,8 @@ CLASS_SETS = {
     "all": EXPRESSIONS,
 }
 # Images per class: RAF-DB's training split; RAF-DB's 3,954 compound images spread evenly; contempt as rare as fear.
-WEIGHTS = dict(zip(BASIC, (1290, 281, 717, 4772, 1982, 705, 2524))) | {CONTEMPT: 281} | dict.fromkeys(COMPOUND, 359)
+RAFDB = dict(zip(BASIC, (1290, 281, 717, 4772, 1982, 705, 2524), strict=True))
+WEIGHTS = RAFDB | {CONTEMPT: 281} | dict.fromkeys(COMPOUND, 359)
 # What a hurried person writes instead (ours); a compound expression is taken for one of its two parts.
 MISTAKES = {
     "surprise": ("fear", "happiness"),
@@ -49,10 +51,10 @@ class SyntheticSettings(Settings):
 
     seed: int = Field(ge=0, lt=2**63)
     image_size: int = Field(ge=24, le=512)
-    n_train: int = Field(ge=1)
-    n_valid: int = Field(ge=1)
-    n_test: int = Field(ge=1)
-    classes: Literal[tuple(CLASS_SETS)]
+    classes: Literal[tuple(CLASS_SETS)]  # before the counts, whose check needs it
+    n_train: int = Field(le=10**6)
+    n_valid: int = Field(le=10**6)
+    n_test: int = Field(le=10**6)
     min_share: float = Field(ge=0, le=0.5)
     label_noise: float = Field(ge=0, le=0.5)
     images_per_person: int = Field(ge=1)
@@ -61,15 +63,20 @@ class SyntheticSettings(Settings):
     unit_noise: float = Field(ge=0, le=1)
     nuisance: float = Field(ge=0, le=2)
 
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.intensity_low > self.intensity_high:
-            raise ValueError(f"intensity_low {self.intensity_low} is above intensity_high {self.intensity_high}")
-        for split in SPLITS:
-            count, names = getattr(self, f"n_{split}"), CLASS_SETS[self.classes]
-            if count < 2 * len(names):
-                raise ValueError(f"n_{split} {count} is too few: expected at least two images of {len(names)} classes")
-        return self
+    @field_validator("n_train", "n_valid", "n_test")
+    @classmethod
+    def _two_of_each(cls, value, info):
+        least = 2 * len(CLASS_SETS.get(info.data.get("classes"), ()))
+        if value < least:
+            raise ValueError(f"expected at least {least}, two images of each class")
+        return value
+
+    @field_validator("intensity_high")
+    @classmethod
+    def _above_low(cls, value, info):
+        if value < info.data.get("intensity_low", 0):
+            raise ValueError(f"expected no less than intensity_low, {info.data['intensity_low']}")
+        return value
 
 
 def _stream(seed, purpose, split, number=0):
@@ -93,7 +100,8 @@ def _counts(total, names, min_share):
 def samples(settings):
     """Everything known of each sample: also the expression really shown and the person, which `read` keeps to itself.
 
-    Shapes: one row a sample indexed by `sample_id`, train rows first; columns label, split, expression, person, number.
+    Shapes: one row a sample indexed by `sample_id`, train rows first; columns label, split, expression, and person and
+    number, which count within the split: nobody is in two splits.
     """
     names = CLASS_SETS[settings.classes]
     return pd.concat([_split_table(settings, names, code, split) for code, split in enumerate(SPLITS)])
@@ -104,24 +112,23 @@ def _split_table(settings, names, code, split):
     rng = _stream(settings.seed, 0, code)
     shown_names = np.repeat(np.array(names), _counts(total, names, settings.min_share))
     shown_names = shown_names[np.argsort(rng.random(total), kind="stable")]
-    person = np.arange(total) // settings.images_per_person
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "label": _mistaken(shown_names, names, settings.label_noise, rng),
             "split": split,
             "expression": shown_names,
-            "person": [f"{split}_person_{p:05d}" for p in person],
+            "person": np.arange(total) // settings.images_per_person,
             "number": np.arange(total),
         },
         index=pd.Index([f"{split}_{n:06d}" for n in range(total)], name="sample_id"),
     )
-    return table
 
 
 def _mistaken(expressions, names, rate, rng):
     """Labels with mistakes towards look-alikes; two samples of each class keep theirs, so that none vanishes."""
     seen, labels = Counter(), []
-    for name, coin, choice in zip(expressions, rng.random(len(expressions)), rng.random(len(expressions))):
+    coins, choices = rng.random((2, len(expressions)))
+    for name, coin, choice in zip(expressions, coins, choices, strict=True):
         seen[name] += 1
         alike = MISTAKES.get(name) or tuple(PARTS[part] for part in name.split("_"))
         wrong = coin < rate and seen[name] > 2
@@ -131,7 +138,7 @@ def _mistaken(expressions, names, rate, rng):
 
 def _spread(ranges, draws):
     low, high = np.array(list(ranges.values()), float).T
-    return dict(zip(ranges, (low + (high - low) * draws).T))
+    return dict(zip(ranges, (low + (high - low) * draws).T, strict=True))
 
 
 def _people(settings, keys):
@@ -150,8 +157,9 @@ def _moments(settings, keys, size):
     draws = np.stack([stream.random(width) for stream in streams])
     camera, damage, occluder, mood, units = np.split(draws, np.cumsum([len(NUISANCE), len(DAMAGE), 1, 1]), axis=1)
     middle, reach = np.array(list(NUISANCE.values()), float).T
-    face = dict(zip(NUISANCE, (middle + settings.nuisance * reach * (2 * camera - 1)).T))
-    face |= dict(zip(DAMAGE, (np.array(list(DAMAGE.values())) * settings.nuisance * damage * damage).T))
+    face = dict(zip(NUISANCE, (middle + settings.nuisance * reach * (2 * camera - 1)).T, strict=True))
+    worst = settings.nuisance * np.array(list(DAMAGE.values()))
+    face |= dict(zip(DAMAGE, (worst * damage * damage).T, strict=True))  # squared: most pictures are fairly good
     face[OCCLUDER] = occluder[:, 0] < OCCLUDED * settings.nuisance
     planes = np.stack([stream.random((2, size, size), np.float32) for stream in streams])
     return face, mood[:, 0], units.reshape(len(keys), 3, len(UNITS)), planes[:, 0] - planes[:, 1]
@@ -161,7 +169,7 @@ def _strength(settings, expressions, coins, expressiveness, mood, units):
     """How strongly each unit moves on each side: person's expressiveness x moment x unit, and stray movements."""
     low, high = settings.intensity_low, settings.intensity_high
     overall = low + (high - low) * (0.5 * expressiveness + 0.5 * mood)
-    own = overall[:, None] * (0.45 + 0.9 * units[:, 0])
+    own = overall[:, None] * (0.55 + 0.8 * units[:, 0])
     active = shown(expressions, coins) * own[:, :, None]
     # Talking, squinting, a habit: one unit in six moves a little whatever the expression.
     stray = settings.unit_noise * (units[:, 1] > 0.84) * units[:, 0]
@@ -177,9 +185,8 @@ def _render(settings, table):
     for start in range(0, len(table), CHUNK):
         rows = table.iloc[start : start + CHUNK]
         codes = [SPLITS.index(split) for split in rows["split"]]
-        people = [int(person.rsplit("_", 1)[1]) for person in rows["person"]]
-        face, coins, expressiveness = _people(settings, list(zip(codes, people)))
-        camera, mood, draws, noise = _moments(settings, list(zip(codes, rows["number"])), size)
+        face, coins, expressiveness = _people(settings, list(zip(codes, rows["person"], strict=True)))
+        camera, mood, draws, noise = _moments(settings, list(zip(codes, rows["number"], strict=True)), size)
         units = _strength(settings, list(rows["expression"]), coins, expressiveness, mood, draws)
         images[start : start + CHUNK, 0] = draw(face | camera, units, size, noise)
     return images
@@ -210,15 +217,16 @@ def examples(expressions, per_class=6, image_size=96, seed=0, intensity=0.9, nui
     """Clear pictures for illustration: one row of people an expression, the same people in every row.
 
     Shapes: names (len(expressions) * per_class,) str, images (the same, 1, image_size, image_size) uint8.
-    Raises: UserError for an unknown expression.
+    Raises: UserError for an unknown expression, a size below 24, a number out of its range.
     """
     names = [check_name(name, EXPRESSIONS, "expression") for name in expressions]
-    settings = SyntheticSettings.build(
-        {"seed": seed, "image_size": image_size, "n_train": 38, "n_valid": 38, "n_test": 38, "classes": "all",
-         "min_share": 0.0, "label_noise": 0.0, "images_per_person": 1, "intensity_low": intensity,
-         "intensity_high": intensity, "unit_noise": 0.0, "nuisance": nuisance}, "examples")  # fmt: skip
+    least = 2 * len(EXPRESSIONS)  # the counts are not used: no split is drawn here
+    values = {"seed": seed, "image_size": image_size, "classes": "all", "n_train": least, "n_valid": least,
+              "n_test": least, "min_share": 0.0, "label_noise": 0.0, "images_per_person": 1, "intensity_low": intensity,
+              "intensity_high": intensity, "unit_noise": 0.0, "nuisance": nuisance}  # fmt: skip
+    settings = SyntheticSettings.build(values, "examples")
     table = pd.DataFrame(
-        [(name, "train", f"train_person_{k:05d}", k) for name in names for k in range(per_class)],
+        [(name, "train", k, k) for name in names for k in range(per_class)],
         columns=["expression", "split", "person", "number"],
     )
     return table["expression"].to_numpy(), _render(settings, table)

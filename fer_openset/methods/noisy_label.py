@@ -61,12 +61,13 @@ def noisy_label(task, settings):
         raise UserError("noisy_label: cycle_training needs nets = 2; set cycle_training: false to train one net.")
     rows = task.dataset.rows(task.pool_ids)
     labels = torch.from_numpy(task.pseudo_labels)
-    place = pd.Series(np.arange(len(rows)), index=rows)  # position in the dataset -> position in the pool
+    place = np.full(len(task.dataset.table), -1)
+    place[rows] = np.arange(len(rows))  # position in the dataset -> position in the pool
     learners = [_learner(f"f{i + 1}", task, settings) for i in range(settings.nets)]
     total = torch.zeros(len(rows), dtype=torch.float64)
 
-    def loss_of(net, batch, generator):
-        y = labels[place.loc[batch].to_numpy()].to(task.device.torch_device)
+    def loss_of(net, batch, generator, epoch):
+        y = labels[torch.from_numpy(place[batch])].to(task.device.torch_device)
         return _loss(net, batch_of(task.dataset, batch), y, settings, task.device, generator)
 
     def entropies(view, epoch=0):
@@ -178,7 +179,9 @@ def select_clean(values, threshold, labels):
     kept = mixture.predict_proba(scaled)[:, mixture.means_.argmin()] > threshold
     lost = np.setdiff1d(labels, labels[kept]).size
     if not 0.10 <= kept.mean() <= 0.99 or lost:
-        print(f"noisy_label: degenerate selection ({kept.mean():.1%} kept, {lost} images of lost classes): keeping all",
-              flush=True)  # fmt: skip
+        print(
+            f"noisy_label: keeping all, the selection is degenerate ({kept.mean():.1%}, {lost} classes lost)",
+            flush=True,
+        )
         return np.ones(len(values), bool)
     return kept

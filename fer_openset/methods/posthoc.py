@@ -21,7 +21,7 @@ class EnergySettings(Settings):
 
 
 def msp(task, settings):
-    """Negative maximum softmax probability, the paper's baseline. Range: [-1, -1/K]. Source: Hendrycks, Gimpel (2017)."""
+    """Negative maximum softmax probability, the paper's baseline. Range: [-1, -1/K]. Source: Hendrycks, Gimpel 2017."""
     return _scored(task, MaxSoftmax.score(_logits(task)))
 
 
@@ -37,7 +37,7 @@ def energy(task, settings):
 
 def _logits(task):
     # float64: confident models round to the same float32 probability and would tie.
-    return torch.from_numpy(task.pool_logits.to_numpy("float64"))
+    return torch.tensor(task.pool_logits.to_numpy(), dtype=torch.float64)
 
 
 def _scored(task, values):

@@ -1,0 +1,82 @@
+"""Small made-up data and a small network, so that tests of the training code take seconds.
+
+Every class has its own coarse pattern; an image is its class's pattern plus noise. Nothing here is a face.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from fer_openset.backbones import FaceNet
+from fer_openset.closed_set import ClosedModel
+from fer_openset.datasets import Dataset
+from fer_openset.device import Device
+from fer_openset.labels import BASIC
+from fer_openset.methods.task import Task
+
+# Plain float32 on the CPU wherever the tests run: equal runs give equal bits.
+CPU = Device(torch.device("cpu"), None, "cpu")
+
+
+def tiny_table(counts, classes=BASIC):
+    """counts: {split: images of each class}. Ids carry their split and number; classes alternate within a split."""
+    rows = [
+        (f"{split}_{i:04d}", classes[i % len(classes)], split)
+        for split, each in counts.items()
+        for i in range(each * len(classes))
+    ]
+    return pd.DataFrame(rows, columns=["sample_id", "label", "split"]).set_index("sample_id")
+
+
+def tiny_images(labels, classes, size=32, channels=1, noise=25.0, seed=0):
+    """uint8 (N, channels, size, size): a coarse pattern for each class, plus noise of each image."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(40, 215, (len(classes), channels, 4, 4))
+    patterns = coarse.repeat(size // 4, axis=2).repeat(size // 4, axis=3)
+    numbers = pd.Index(classes).get_indexer(labels)
+    images = patterns[numbers] + rng.normal(0, noise, (len(numbers), channels, size, size))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def tiny_dataset(counts=None, classes=BASIC, **images):
+    table = tiny_table(counts or {"train": 6, "valid": 2, "test": 4}, classes)
+    return Dataset("tiny", tuple(classes), table, tiny_images(table["label"], classes, **images))
+
+
+def shuffled(dataset, seed=0):
+    """The same samples in another row order; each image stays with its id."""
+    order = np.random.default_rng(seed).permutation(len(dataset.table))
+    return Dataset(dataset.name, dataset.classes, dataset.table.iloc[order], dataset.images[order])
+
+
+class SmallNet(FaceNet):
+    """The interface of FaceNet with a body of two convolutions: 32 px give 8 x 8 attention maps."""
+
+    def __init__(self, n_classes, zero_head=True):
+        nn.Module.__init__(self)
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(32, n_classes)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def feature_map(self, x):
+        return self.body(x)
+
+
+def small_net(backbone, n_classes, seed, zero_head=True):
+    """Stands in for `backbones.new_net`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SmallNet(n_classes, zero_head)
+
+
+def task_of(dataset, ids, pseudo, classes, folder, seed=0, alignment="aligned", f_close=None):
+    """A detection task whose f_close says `pseudo` (class numbers) with certainty."""
+    logits = pd.DataFrame(np.eye(len(classes), dtype="float32")[pseudo] * 5, index=ids, columns=list(classes))
+    f_close = f_close or ClosedModel(small_net("small", len(classes), 7), tuple(classes), 32, "small")
+    return Task(dataset, tuple(classes), pd.DataFrame(), logits, f_close, CPU, seed, alignment, folder)
