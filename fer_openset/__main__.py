@@ -19,7 +19,7 @@ def summary(options):
     runs = report.read_runs()
     for key in ("dataset", "preset"):
         wanted = getattr(options, key)
-        if wanted:
+        if wanted and len(runs):
             check_name(wanted, tuple(runs[key].unique()), f"{key}")
             runs = runs[runs[key] == wanted]
     print(report.as_text(runs))

@@ -90,14 +90,14 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
         x = train_view(batch_of(dataset, batch), size_at(epoch), settings, device.torch_device, generator)
         y = torch.from_numpy(targets[batch]).to(device.torch_device)
         with device.autocast():
-            logits = net(x.contiguous(memory_format=torch.channels_last))
+            logits = net(x)
         loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
     def after_epoch(epoch):
         if not len(valid):
             return {}
-        logits = predict(net, dataset, valid, settings.image_size, settings.eval_batch_size, device)
+        logits = predict(net, dataset, valid, size_at(epoch), settings.eval_batch_size, device)
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
@@ -140,7 +140,7 @@ def predict(net, dataset, rows, image_size, batch_size, device):
         for start in range(0, len(rows), batch_size):
             x = clean_view(batch_of(dataset, rows[start : start + batch_size]), image_size, device.torch_device)
             with device.autocast():
-                out.append(net(x.contiguous(memory_format=torch.channels_last)).cpu())
+                out.append(net(x).cpu())
     net.train(was_training)
     return torch.cat(out).numpy()
 

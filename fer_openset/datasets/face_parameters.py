@@ -9,13 +9,13 @@ IDENTITY = {
     "face_width": (0.66, 0.84), "jaw": (-0.12, 0.34), "chin": (0.92, 1.06), "skin": (0.36, 0.88), "age": (0.0, 1.0),
     "hair_tone": (0.03, 0.75), "hairline": (-0.9, -0.58), "hair_arc": (0.1, 0.8), "hair_part": (-0.25, 0.25),
     "hair_volume": (0.02, 0.2), "hair_length": (-0.3, 1.5), "bald": (0.0, 1.0),
-    "brow_y": (-0.43, -0.33), "brow_tilt": (-0.05, 0.05), "brow_arch": (0.0, 0.07), "brow_width": (0.028, 0.06),
+    "brow_y": (-0.43, -0.33), "brow_tilt": (-0.035, 0.035), "brow_arch": (0.0, 0.07), "brow_width": (0.028, 0.06),
     "brow_length": (0.17, 0.23), "brow_tone": (0.25, 0.75), "brow_gap": (0.1, 0.17),
     "eye_x": (0.29, 0.37), "eye_y": (-0.15, -0.07), "eye_width": (0.16, 0.21), "eye_height": (0.075, 0.115),
     "eye_tilt": (-0.03, 0.03), "iris": (0.05, 0.4), "socket": (0.0, 1.0),
     "nose_length": (0.2, 0.33), "nose_width": (0.09, 0.16), "nose_relief": (0.5, 1.3),
     "mouth_y": (0.49, 0.58), "mouth_width": (0.24, 0.34), "upper_lip": (0.03, 0.075), "lower_lip": (0.045, 0.1),
-    "lip_tone": (0.5, 0.92), "mouth_curve": (-0.025, 0.03), "cheek": (0.0, 1.0),
+    "lip_tone": (0.5, 0.92), "mouth_curve": (-0.02, 0.02), "cheek": (0.0, 1.0),
     "glasses": (0.0, 1.0), "beard": (0.0, 1.0), "beard_tone": (0.1, 0.6),
 }  # fmt: skip
 # What the camera and the moment do: (value without nuisance, largest deviation at strength 1).
@@ -41,11 +41,11 @@ def geometry(f, units):
     opening = 0.09 * part + 0.26 * drop
     fold = 0.5 * a[12] + 0.55 * a[10] + 0.65 * a[11] + 0.3 * a[9] + 0.2 * a[15]
     return {
-        "brow_inner": both["brow_y"] - both["brow_tilt"] - 0.17 * a[1] + 0.15 * a[4] * (1 - 0.6 * a[1]) + 0.06 * a[9],
+        "brow_inner": both["brow_y"] - both["brow_tilt"] - 0.17 * a[1] + 0.17 * a[4] * (1 - 0.6 * a[1]) + 0.06 * a[9],
         "brow_outer": both["brow_y"] + both["brow_tilt"] - 0.16 * a[2] + 0.05 * a[4] + 0.02 * a[6],
         "brow_arch": both["brow_arch"] + 0.04 * a[2] - 0.03 * a[4],
         "brow_gap": both["brow_gap"] - 0.05 * a[4],
-        "lid_up": both["eye_height"] * (1 + 0.6 * a[5] + 0.15 * a[1] - 0.4 * a[7] - 0.2 * a[6] - 0.25 * a[9]),
+        "lid_up": both["eye_height"] * (1 + 0.6 * a[5] + 0.15 * a[1] - 0.5 * a[7] - 0.2 * a[6] - 0.25 * a[9]),
         "lid_low": both["eye_height"] * (0.65 + 0.2 * a[5] - 0.35 * a[7] - 0.35 * a[6] - 0.2 * a[9]),
         "corner": both["mouth_curve"] - 0.18 * a[12] + 0.16 * a[15] + 0.04 * a[20] + 0.03 * a[17] - 0.03 * a[14],
         "mouth_width": both["mouth_width"] + 0.09 * a[12] + 0.12 * a[20] - 0.04 * a[26] - 0.03 * a[23] + 0.03 * a[14],
@@ -56,7 +56,7 @@ def geometry(f, units):
         "gap_low": 0.65 * opening + 0.02 * a[12] * part,
         "teeth": np.minimum(0.9 * a[12] + 0.7 * a[10] + 0.6 * a[20] + 0.25 * part, 1) * np.ones_like(a[12]),
         "fold": np.minimum(0.25 * both["age"] + fold, 0.9),
-        "furrow": 0.15 * both["age"] + 0.7 * a[4],
+        "furrow": 0.15 * both["age"] + 0.85 * a[4],
         "forehead": 0.25 * both["age"] + 0.35 * (a[1] + a[2]),
         "cheek": 0.4 * both["cheek"] + 0.8 * a[6] + 0.4 * a[12],
         "crease": 0.3 * both["age"] + 0.7 * a[6] + 0.4 * a[7],

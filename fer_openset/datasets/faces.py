@@ -124,7 +124,12 @@ def _mouth(s, f):
     paint(s.canvas, 0.55 + 0.4 * f["skin"], s.side("teeth") * teeth)
     closed = 1 - np.minimum((up + low) / s.pixel, 1)
     press = s.side("press")
-    s.darken((0.55 + 0.25 * press) * closed * line(y, 0.018, s.pixel) * cover((np.abs(x) - 1.02) * 0.3, s.pixel))
+    s.darken(
+        (0.5 + 0.4 * press)
+        * closed
+        * line(y, 0.016 + 0.012 * press, s.pixel)
+        * cover((np.abs(x) - 1.02) * 0.3, s.pixel)
+    )
     s.relief(s.cu, y, s.side("mouth_width"), 0.13, 0.5 * press)
     corner = s.x - s.side("mouth_width")
     s.darken(0.4 * bump(corner, s.cv - s.side("mouth_y") - s.side("corner"), 0.05, 0.05))

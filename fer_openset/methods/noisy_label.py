@@ -129,7 +129,7 @@ def _loss(net, images, y, settings, device, generator):
     x = train_view(images, settings.image_size, settings, device.torch_device, generator)
     views = torch.cat([x, x.flip(3)]) if settings.attention else x
     with device.autocast():
-        maps = net.feature_map(views.contiguous(memory_format=torch.channels_last))
+        maps = net.feature_map(views)
         logits = net.classify(maps[: len(y)])
     loss_cls = F.cross_entropy(logits, y)
     if not settings.attention:
@@ -155,7 +155,7 @@ def cross_entropies(net, task, settings, rows, labels, generator=None):
             else:
                 x = train_view(images, settings.image_size, settings, task.device.torch_device, generator)
             with task.device.autocast():
-                logits = net(x.contiguous(memory_format=torch.channels_last))
+                logits = net(x)
             y = labels[part].to(task.device.torch_device)
             out.append(F.cross_entropy(logits.double(), y, reduction="none").cpu())
     return torch.cat(out).numpy()

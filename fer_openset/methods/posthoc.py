@@ -5,6 +5,7 @@ Shapes: pool_logits (M, K) float32 -> open_score (M,) float64. Direction: larger
 
 import pandas as pd
 import torch
+from pydantic import Field
 from pytorch_ood.detector import EnergyBased, MaxLogit, MaxSoftmax
 
 from fer_openset.settings import Settings
@@ -17,7 +18,7 @@ class PosthocSettings(Settings):
 class EnergySettings(Settings):
     """temperature T of the free energy."""
 
-    temperature: float
+    temperature: float = Field(gt=0)
 
 
 def msp(task, settings):

@@ -136,10 +136,8 @@ def test_killed_at_any_moment_and_resumed_gives_the_same(finished, tmp_path):
     whole, _, _ = finished
     grid = write_grid(tmp_path)
     moments = (
-        ("start", "closed_set"),
         ("closed_set | ", "epoch 1/"),
         ("done", "closed_set"),
-        ("start", "pseudo_labels"),
         ("noisy_label as_released | ", "epoch 1/"),
     )
     for words in moments:

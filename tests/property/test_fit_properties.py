@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import CPU
 from torch import nn
 
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, rate_at, stream_seed
-from tiny import CPU
 
 X = torch.linspace(-1, 1, 40).reshape(40, 1)
 optimizers = st.sampled_from(["adam", "adamw", "sgd"])
@@ -24,7 +24,7 @@ def train(folder, recipe, n, loss_of=None, dies=None):
         net = nn.Linear(1, 2)
     learner = Learner("net", net, make_optimizer(net, recipe))
 
-    def loss(net, rows, generator):
+    def loss(net, rows, generator, epoch):
         return (net(X[rows]) + torch.randn(len(rows), 2, generator=generator)).square().mean()
 
     def after_epoch(epoch):
@@ -33,7 +33,18 @@ def train(folder, recipe, n, loss_of=None, dies=None):
         return {}
 
     try:
-        fit([learner], loss_of or loss, lambda epoch: {"net": np.arange(n)}, recipe, CPU, 0, folder, "toy", None, after_epoch)
+        fit(
+            [learner],
+            loss_of or loss,
+            lambda epoch: {"net": np.arange(n)},
+            recipe,
+            CPU,
+            0,
+            folder,
+            "toy",
+            None,
+            after_epoch,
+        )
     except KeyboardInterrupt:
         assert dies is not None
     return net.state_dict()
@@ -57,7 +68,7 @@ def test_an_epoch_visits_no_image_twice_and_drops_less_than_a_batch(n, batch, ep
     recipe = OptimSettings(lr=0.01, epochs=epochs, batch_size=batch)
     visits, sizes = Counter(), []
 
-    def spy(net, rows, generator):
+    def spy(net, rows, generator, epoch):
         visits.update(rows.tolist())
         sizes.append(len(rows))
         return net(X[rows]).square().mean()
@@ -70,7 +81,15 @@ def test_an_epoch_visits_no_image_twice_and_drops_less_than_a_batch(n, batch, ep
     assert left_out == epochs * (n % batch if n >= batch else 0)
 
 
-@given(schedules, st.floats(1e-6, 1), st.floats(0.05, 1), st.integers(1, 20), st.floats(0, 0.99), st.integers(1, 60), st.data())
+@given(
+    schedules,
+    st.floats(1e-6, 1),
+    st.floats(0.05, 1),
+    st.integers(1, 20),
+    st.floats(0, 0.99),
+    st.integers(1, 60),
+    st.data(),
+)
 def test_rates_stay_between_zero_and_the_given_one(schedule, lr, gamma, length, warmup, epochs, data):
     recipe = OptimSettings(
         schedule=schedule, lr=lr, gamma=gamma, cycle_length=length, warmup=warmup, epochs=epochs, batch_size=1

@@ -33,7 +33,9 @@ WRITERS = {
 def test_writers_round_trip(tmp_path):
     atomic.write_text(tmp_path / "deep" / "a.txt", "häppy\n")
     atomic.write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": None})
-    atomic.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [0.1, 0.25]}, index=["p", "q"]), index=True, index_label="id")
+    atomic.write_csv(
+        tmp_path / "a.csv", pd.DataFrame({"x": [0.1, 0.25]}, index=["p", "q"]), index=True, index_label="id"
+    )
     assert (tmp_path / "deep" / "a.txt").read_text(encoding="utf-8") == "häppy\n"
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [1, 2.5]}
     assert (tmp_path / "a.csv").read_text() == "id,x\np,0.1\nq,0.25\n"

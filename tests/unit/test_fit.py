@@ -2,7 +2,6 @@
 
 import errno
 import json
-
 import signal
 import subprocess
 import sys
@@ -13,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import CPU
 from torch import nn
 
 from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, rate_at, stream_seed
-from tiny import CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 6)).astype("float32"))
@@ -37,7 +36,7 @@ def learner(settings, name="net", seed=0):
     return Learner(name, net, make_optimizer(net, settings))
 
 
-def loss_of(net, rows, generator):
+def loss_of(net, rows, generator, epoch):
     x = X[rows] + 0.1 * torch.randn(len(rows), 6, generator=generator)
     logits = net(x)
     return F.cross_entropy(logits, Y[rows]), {"accuracy": (logits.argmax(1) == Y[rows]).float().mean()}
@@ -61,7 +60,9 @@ def same(first, second):
         a, b = one.optimizer.state_dict(), other.optimizer.state_dict()
         assert a["param_groups"] == b["param_groups"] and a["state"].keys() == b["state"].keys()
         for p in a["state"]:
-            assert all(torch.equal(torch.as_tensor(a["state"][p][k]), torch.as_tensor(b["state"][p][k])) for k in a["state"][p])
+            assert all(
+                torch.equal(torch.as_tensor(a["state"][p][k]), torch.as_tensor(b["state"][p][k])) for k in a["state"][p]
+            )
 
 
 def without_seconds(history):
@@ -91,7 +92,9 @@ def test_history_has_a_row_per_epoch_and_learner_and_is_written(tmp_path):
     settings = settings_of()
     learners = [learner(settings, "f1", 1), learner(settings, "f2", 2)]
     _, history = run(tmp_path, learners, settings, after_epoch=lambda epoch: {"watched": epoch * 10})
-    assert list(zip(history["epoch"], history["learner"], strict=True)) == [(e, f) for e in (1, 2, 3, 4) for f in ("f1", "f2")]
+    assert list(zip(history["epoch"], history["learner"], strict=True)) == [
+        (e, f) for e in (1, 2, 3, 4) for f in ("f1", "f2")
+    ]
     assert list(history.columns) == ["epoch", "learner", "n", "lr", "loss", "accuracy", "watched", "seconds"]
     assert history["watched"].tolist() == [0, 0, 10, 10, 20, 20, 30, 30] and (history["n"] == 50).all()
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history, check_dtype=False)
@@ -122,7 +125,7 @@ def test_a_real_network_resumes_bit_for_bit(tmp_path):
     images = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     settings = settings_of(epochs=2, batch_size=6, lr=1e-3)
 
-    def loss(net, rows, generator):
+    def loss(net, rows, generator, epoch):
         return F.cross_entropy(net(images[rows].contiguous(memory_format=torch.channels_last)), Y[rows])
 
     def net_learner(seed):
@@ -176,23 +179,21 @@ def test_resuming_says_so_and_a_finished_run_trains_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "change"),
     [
-        {"settings": settings_of(lr=0.02)},
-        {"settings": settings_of(epochs=5)},
-        {"seed": 1},
-        {"identity": {"alignment": "as_released"}},
-        {"learners": [learner(settings_of(), "other")]},
+        ("net", {"settings": settings_of(lr=0.02)}),
+        ("net", {"settings": settings_of(epochs=5)}),
+        ("net", {"seed": 1}),
+        ("net", {"identity": {"alignment": "as_released"}}),
+        ("other", {}),
     ],
 )
-def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys, change):
-    run(tmp_path)
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys, name, change):
+    run(tmp_path / "cut")
     capsys.readouterr()
-    _, history = run(tmp_path, **change)
-    assert "resuming" not in capsys.readouterr().out and history["epoch"].iloc[0] == 1
-    expected = run(tmp_path / "fresh", **{**change, "learners": [learner(settings_of(), x.name) for x in change["learners"]]
-                                          if "learners" in change else None})[1]  # fmt: skip
-    pd.testing.assert_frame_equal(without_seconds(history), without_seconds(expected))
+    first, again = (run(tmp_path / place, [learner(settings_of(), name)], **change)[1] for place in ("fresh", "cut"))
+    assert "resuming" not in capsys.readouterr().out and again["epoch"].iloc[0] == 1
+    pd.testing.assert_frame_equal(without_seconds(again), without_seconds(first))
 
 
 def test_the_same_identity_is_resumed(tmp_path, capsys):
@@ -225,7 +226,7 @@ def test_extra_tensors_travel_with_the_run(tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, bad):
     seen = []
 
-    def turns_bad(net, rows, generator):
+    def turns_bad(net, rows, generator, epoch):
         seen.append(len(rows))
         loss = F.cross_entropy(net(X[rows]), Y[rows])
         return loss * bad if len(seen) == 15 else loss  # third step of the third epoch of six steps
@@ -242,7 +243,7 @@ def test_a_last_step_that_spoils_the_weights_stops_too(tmp_path):
     """The loss is measured before the step: a run can end with a fine loss and useless weights."""
     settings = settings_of(epochs=1, batch_size=50, optimizer="sgd", lr=1.0)
     with pytest.raises(UserError, match="a weight became infinite or NaN in epoch 1"):
-        run(tmp_path, settings=settings, loss=lambda net, rows, generator: (net(X[rows]) * 1e30).mean() * 1e30)
+        run(tmp_path, settings=settings, loss=lambda net, rows, generator, epoch: (net(X[rows]) * 1e30).mean() * 1e30)
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
@@ -280,9 +281,10 @@ def test_rows_are_asked_for_once_an_epoch_and_nothing_else_is_trained_on(tmp_pat
         asked.append(epoch)
         return {"net": np.arange(epoch * 10, epoch * 10 + 16)}
 
-    def spy(net, rows, generator):
-        used.setdefault(asked[-1], []).extend(rows.tolist())
-        return loss_of(net, rows, generator)
+    def spy(net, rows, generator, epoch):
+        assert epoch == asked[-1]
+        used.setdefault(epoch, []).extend(rows.tolist())
+        return loss_of(net, rows, generator, epoch)
 
     _, history = run(tmp_path, rows_of=rows_of, loss=spy, settings=settings_of(epochs=3))
     assert asked == [0, 1, 2] and history["n"].tolist() == [16, 16, 16]
@@ -295,9 +297,9 @@ def test_each_epoch_has_its_own_order_and_views_and_learners_do_not_share_them(t
     settings = settings_of(epochs=2, batch_size=50)
     seen = {}
 
-    def spy(net, rows, generator):
+    def spy(net, rows, generator, epoch):
         seen.setdefault(id(net), []).append((tuple(rows), float(torch.rand(1, generator=generator))))
-        return loss_of(net, rows, generator)
+        return loss_of(net, rows, generator, epoch)
 
     run(tmp_path, [learner(settings, "f1"), learner(settings, "f2")], settings, loss=spy)
     drawn = [pair for pairs in seen.values() for pair in pairs]
@@ -308,7 +310,7 @@ def test_each_epoch_has_its_own_order_and_views_and_learners_do_not_share_them(t
 def test_short_batches(tmp_path, n, batch, expected):
     sizes = []
 
-    def spy(net, rows, generator):
+    def spy(net, rows, generator, epoch):
         sizes.append(len(rows))
         return net[0](X[rows]).square().mean()
 
@@ -353,9 +355,9 @@ def test_the_rate_reaches_the_optimizer(tmp_path):
     settings = settings_of(schedule="one_cycle", warmup=0.5, epochs=2, batch_size=25)
     one = learner(settings)
 
-    def spy(net, rows, generator):
+    def spy(net, rows, generator, epoch):
         seen.append([group["lr"] for group in one.optimizer.param_groups])
-        return loss_of(net, rows, generator)
+        return loss_of(net, rows, generator, epoch)
 
     run(tmp_path, [one], settings, loss=spy)
     assert [s[0] for s in seen] == pytest.approx([1e-5, 0.005, 0.01, 0.005])
@@ -376,7 +378,7 @@ def test_optimizers_and_what_they_decay():
 
 
 def test_stream_seeds_are_the_same_everywhere():
-    assert stream_seed(0, "f_close") == 2240316416943190432
+    assert stream_seed(0, "f_close") == 7104799345360174170
     assert len({stream_seed(0, "a", 1), stream_seed(0, "a", 2), stream_seed(1, "a", 1), stream_seed(0, 1, "a")}) == 4
 
 
@@ -393,5 +395,3 @@ def test_progress_is_shown_within_a_long_epoch(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "toy: epoch 1, net, step 1 of 6" in lines
     assert lines[-1].startswith("toy: epoch 1/1 ") and "loss" in lines[-1] and "accuracy" in lines[-1]
-
-

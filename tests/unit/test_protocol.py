@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import CPU, shuffled, small_net, task_of, tiny_dataset, tiny_table
 from torch.utils.data import DataLoader, RandomSampler
 
 from fer_openset.closed_set import ClosedModel, closed_outputs, predict
@@ -11,7 +12,6 @@ from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
 from fer_openset.methods.posthoc import PosthocSettings, msp
 from fer_openset.protocol import RELEASED_SAMPLER_SEED, align, make_protocol, released_source, targets_of
-from tiny import CPU, shuffled, small_net, task_of, tiny_dataset, tiny_table
 
 TABLE = tiny_table({"train": 3, "valid": 1, "test": 2})
 
@@ -57,7 +57,9 @@ def test_numbers_of_open_classes_are_raf_dbs_from_0():
 def test_open_validation_images_are_used_nowhere():
     protocol = make_protocol(TABLE, BASIC, "surprise")
     lost = TABLE.index[(TABLE["split"] == "valid") & (TABLE["label"] == "surprise")]
-    assert len(lost) and not set(lost) & (set(protocol.pool.index) | set(protocol.train.index) | set(protocol.valid.index))
+    assert len(lost) and not set(lost) & (
+        set(protocol.pool.index) | set(protocol.train.index) | set(protocol.valid.index)
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_as_released_is_a_permutation_of_the_training_split_and_depends_on_the_s
 
 
 def test_released_labels_are_independent_of_the_image_and_aligned_ones_are_not():
-    """The defect's mark: with labels read from the right row an open image agrees with itself, scrambled ones do not."""
+    """The defect's mark: read from the right row a label fits its image, scrambled it is that of a random one."""
     table = tiny_table({"train": 200, "test": 5})
     protocol = make_protocol(table, BASIC, "surprise")
     one_hot = np.eye(7)[targets_of(table["label"], BASIC)]

@@ -1,0 +1,149 @@
+"""The steps of the notebooks, end to end on tiny data: what they need, what they leave, what they refuse."""
+
+import json
+
+import pandas as pd
+import pytest
+from tiny import CPU, small_net, tiny_dataset
+
+from fer_openset import closed_set, pipeline, report, runs
+from fer_openset.closed_set import closed_set_settings, train_closed_set
+from fer_openset.errors import UserError
+from fer_openset.methods import method_settings, run_method
+from fer_openset.settings import DetectionParameters, RunParameters
+
+GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
+
+
+@pytest.fixture(autouse=True)
+def place(workplace, monkeypatch):
+    """Notebooks on tiny data: only the dataset, the size of the network and the device are swapped."""
+    dataset = tiny_dataset({"train": 6, "valid": 2, "test": 3})
+    monkeypatch.setattr(pipeline, "load_dataset", lambda name, preset, root: dataset)
+    monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
+    monkeypatch.setattr(closed_set, "new_net", small_net)
+    return workplace
+
+
+def detect(method="msp", **more):
+    parameters = DetectionParameters.build(GIVEN | {"method": method, **more}, "notebook parameters")
+    settings = method_settings(method, parameters.preset, parameters.overrides)
+    step = pipeline.open_step(parameters)
+    task = pipeline.need_task(step)
+    scores = run_method(method, task, settings)
+    return step, task, scores, settings
+
+
+def test_smoke_builds_what_is_missing_and_leaves_all_files(place, capsys):
+    step, task, scores, settings = detect()
+    root = place.results / "runs" / "tiny" / "smoke" / "surprise+fear" / "seed0"
+    assert step.folder.root == root
+    for made in ("closed_set/model.safetensors", "closed_set/history.csv", "closed_set/run.json",
+                 "pseudo_labels/outputs.npz", "pseudo_labels/pseudo_labels.csv", "pseudo_labels/run.json"):  # fmt: skip
+        assert (root / made).is_file()
+    result = pipeline.evaluate(step, task, scores)
+    assert not (root / "methods").exists()  # nothing is called done before it is
+    row = pipeline.save_scores(step, settings, scores, result)
+    assert tuple(row) == report.RUN_COLUMNS
+    assert (row["open_classes"], row["method"], row["variant"], row["seed"]) == ("surprise+fear", "msp", "default", 0)
+    assert row["n_known"] == 15 and row["n_open"] == 6 + 12
+    folder = root / "methods" / "msp" / "aligned" / "default"
+    record = runs.load_record(folder)
+    assert record["row"] == json.loads(json.dumps(row)) and record["metrics"] == result
+    assert record["settings"] == {"msp": {}} and record["versions"]["torch"]
+    written = pd.read_csv(folder / "scores.csv", index_col="sample_id")["open_score"]
+    assert written.index.tolist() == step.protocol.pool.index.tolist()
+    pd.testing.assert_series_equal(written, scores, check_index_type=False)
+    assert (
+        "tiny, open = surprise+fear, preset smoke, seed 0; 30 known training images, pool of 33"
+        in capsys.readouterr().out
+    )
+
+
+def test_what_is_there_is_not_built_again(monkeypatch):
+    _, _, first, _ = detect()
+
+    def never(*args):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(pipeline, "train_closed_set", never)
+    monkeypatch.setattr(pipeline, "closed_outputs", never)
+    _, _, again, _ = detect()
+    assert again.equals(first)
+
+
+@pytest.mark.parametrize("open_classes", ["surprise", "fear+surprise"])
+def test_both_alignments_differ_in_the_open_training_images_only(open_classes):
+    parts, scores = None, {}
+    for alignment in ("aligned", "as_released"):
+        step, task, scores[alignment], _ = detect(alignment=alignment, open_classes=open_classes)
+        parts = step.protocol.pool["part"]
+        assert task.alignment == alignment and task.folder == step.folder.method("msp", alignment)
+    same = scores["aligned"] == scores["as_released"]
+    assert same[parts != "open train"].all() and not same[parts == "open train"].all()
+
+
+def test_without_f_close_other_presets_say_what_to_run():
+    step = pipeline.open_step(DetectionParameters.build(GIVEN | {"preset": "demo"}, "p"))
+    for need in (pipeline.need_closed_set, pipeline.need_task):
+        with pytest.raises(
+            UserError, match=r"closed_set/run.json: this step has not run yet; run the notebook before it"
+        ):
+            need(step)
+    assert not step.folder.root.exists()
+
+
+def test_without_pseudo_labels_other_presets_say_what_to_run():
+    step = pipeline.open_step(DetectionParameters.build(GIVEN | {"preset": "demo"}, "p"))
+    settings = closed_set_settings("smoke")
+    _, history = train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
+    pipeline.save_closed_set(step, settings, history)
+    assert pipeline.need_closed_set(step).classes == step.protocol.known_classes
+    with pytest.raises(UserError, match=r"pseudo_labels/run.json: this step has not run yet"):
+        pipeline.need_task(step)
+
+
+def test_overrides_need_a_name_of_their_own():
+    with pytest.raises(UserError, match="give the run its own name with `variant`"):
+        detect("energy", overrides={"temperature": 2.0})
+    step, _, hot, settings = detect("energy", overrides={"temperature": 2.0}, variant="hot")
+    assert settings.temperature == 2.0 and step.folder.method("energy", variant="hot").name == "hot"
+    assert not hot.equals(detect("energy")[2])
+
+
+def test_an_f_close_of_other_classes_is_refused():
+    step = pipeline.open_step(RunParameters.build(GIVEN, "p"))
+    pipeline.need_closed_set(step)
+    other = pipeline.open_step(RunParameters.build(GIVEN | {"open_classes": "anger"}, "p"))
+    other.folder.closed_set.parent.mkdir(parents=True)
+    step.folder.closed_set.rename(other.folder.closed_set)
+    with pytest.raises(UserError, match="this f_close knows disgust, happiness, .* train f_close again"):
+        pipeline.need_closed_set(other)
+
+
+def test_labels_of_the_pool_reach_the_metrics_only():
+    step, task, scores, _ = detect()
+    result = pipeline.evaluate(step, task, scores)
+    shuffled = scores.sample(frac=1, random_state=0)
+    assert pipeline.evaluate(step, task, shuffled) == result  # joined by id
+    pool = step.protocol.pool
+    right = pd.Series(task.pseudo_labels, pool.index).map(dict(enumerate(task.known_classes))) == pool["label"]
+    assert result["closed_accuracy"] == pytest.approx(right[~pool["is_open"]].mean())
+    assert not hasattr(task, "pool") and not hasattr(task, "protocol")
+
+
+def test_records_of_the_first_two_steps():
+    step, *_ = detect()
+    closed, pseudo = runs.load_record(step.folder.closed_set), runs.load_record(step.folder.pseudo_labels)
+    assert closed["history"]["epoch"] == closed_set_settings("smoke").epochs
+    assert closed["settings"]["closed_set"]["image_size"] == 32 and closed["device"] == "cpu"
+    assert pseudo["n_pool"] == 33 and pseudo["open_classes"] == "surprise+fear" and pseudo["seconds"] >= 0
+
+
+def test_threads_must_be_a_count(monkeypatch):
+    from fer_openset.device import pick_device
+
+    for wrong in ("two", "0", "-1", "1.5"):
+        monkeypatch.setenv("FER_OPENSET_THREADS", wrong)
+        with pytest.raises(UserError, match="FER_OPENSET_THREADS"):
+            pick_device()
