@@ -19,8 +19,7 @@ class FaceNet(nn.Module):
     def __init__(self, backbone, n_classes, zero_head=True):
         super().__init__()
         check_name(backbone, BACKBONES, "backbone")
-        # A block starts as the identity (Goyal et al. 2017): short trainings from scratch get further.
-        body = getattr(models, backbone)(weights=None, zero_init_residual=True)
+        body = getattr(models, backbone)(weights=None)
         self.head = nn.Linear(body.fc.in_features, n_classes)
         if zero_head:
             nn.init.zeros_(self.head.weight)

@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ class ClosedSetSettings(OptimSettings, AugmentSettings):
     """Recipe of f_close; origins of the values stand in params/closed_set.yaml.
 
     The first `start_epochs` epochs see images of `start_size`, the others and all that follows of `image_size`:
-    small images are several times cheaper and teach most of what there is to learn early on.
+    small images are several times cheaper and teach most of what there is to learn early on. `mirror`: outputs are the
+    mean of the logits of an image and of its mirror image; the paper's model sees the image alone.
     """
 
     backbone: str = "resnet18"
@@ -37,6 +39,7 @@ class ClosedSetSettings(OptimSettings, AugmentSettings):
     start_size: int = Field(1, ge=1)
     start_epochs: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mirror: bool = False
     eval_batch_size: int = Field(512, ge=1)
 
 
@@ -97,7 +100,7 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
     def after_epoch(epoch):
         if not len(valid):
             return {}
-        logits = predict(net, dataset, valid, size_at(epoch), settings.eval_batch_size, device)
+        logits = predict(net, dataset, valid, size_at(epoch), settings.eval_batch_size, device, settings.mirror)
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
@@ -125,14 +128,14 @@ def load_model(folder, device):
         net.load_state_dict(tensors)
         model = ClosedModel(net, tuple(header["classes"]), header["image_size"], header["backbone"])
     except (KeyError, TypeError, RuntimeError, UserError) as error:
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), 200, placeholder=" ...")
         raise UserError(f"{folder}/{MODEL}: not a model of this workbook ({reason}); train f_close again.") from None
     device.place(net)
     return model
 
 
-def predict(net, dataset, rows, image_size, batch_size, device):
-    """Logits of the clean view, evaluation mode: float32 array (len(rows), K)."""
+def predict(net, dataset, rows, image_size, batch_size, device, mirror=False):
+    """Logits of the clean view (with `mirror`: mean of it and its mirror image), evaluation mode: float32 (n, K)."""
     was_training = net.training
     net.eval()
     out = []
@@ -140,7 +143,8 @@ def predict(net, dataset, rows, image_size, batch_size, device):
         for start in range(0, len(rows), batch_size):
             x = clean_view(batch_of(dataset, rows[start : start + batch_size]), image_size, device.torch_device)
             with device.autocast():
-                out.append(net(x).cpu())
+                logits = (net(x) + net(x.flip(3))) / 2 if mirror else net(x)
+            out.append(logits.cpu())
     net.train(was_training)
     return torch.cat(out).numpy()
 
@@ -153,7 +157,7 @@ def closed_outputs(model, dataset, protocol, settings, device):
     """
     ids = protocol.pool.index.union(protocol.train_split, sort=False)
     rows = dataset.rows(ids)
-    logits = predict(model.net, dataset, rows, model.image_size, settings.eval_batch_size, device)
+    logits = predict(model.net, dataset, rows, model.image_size, settings.eval_batch_size, device, settings.mirror)
     return pd.DataFrame(logits, index=ids, columns=list(model.classes))
 
 

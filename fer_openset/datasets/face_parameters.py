@@ -48,7 +48,7 @@ def geometry(f, units):
         "lid_up": both["eye_height"] * (1 + 0.6 * a[5] + 0.15 * a[1] - 0.5 * a[7] - 0.2 * a[6] - 0.25 * a[9]),
         "lid_low": both["eye_height"] * (0.65 + 0.2 * a[5] - 0.35 * a[7] - 0.35 * a[6] - 0.2 * a[9]),
         "corner": both["mouth_curve"] - 0.18 * a[12] + 0.16 * a[15] + 0.04 * a[20] + 0.03 * a[17] - 0.03 * a[14],
-        "mouth_width": both["mouth_width"] + 0.09 * a[12] + 0.12 * a[20] - 0.04 * a[26] - 0.03 * a[23] + 0.03 * a[14],
+        "mouth_width": both["mouth_width"] + 0.09 * a[12] + 0.14 * a[20] - 0.08 * a[26] - 0.03 * a[23] + 0.03 * a[14],
         "mouth_y": both["mouth_y"] - 0.04 * a[17] + 0.02 * a[12] - 0.02 * a[10] + 0 * drop,
         "upper_lip": both["upper_lip"] * thin + 0.02 * a[10],
         "lower_lip": both["lower_lip"] * thin,

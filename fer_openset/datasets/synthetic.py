@@ -169,7 +169,7 @@ def _strength(settings, expressions, coins, expressiveness, mood, units):
     """How strongly each unit moves on each side: person's expressiveness x moment x unit, and stray movements."""
     low, high = settings.intensity_low, settings.intensity_high
     overall = low + (high - low) * (0.5 * expressiveness + 0.5 * mood)
-    own = overall[:, None] * (0.55 + 0.8 * units[:, 0])
+    own = overall[:, None] * (0.4 + 1.0 * units[:, 0])
     active = shown(expressions, coins) * own[:, :, None]
     # Talking, squinting, a habit: one unit in six moves a little whatever the expression.
     stray = settings.unit_noise * (units[:, 1] > 0.84) * units[:, 0]

@@ -6,6 +6,7 @@ selection of clean samples; an image's open score is its remaining cross-entropy
 
 import warnings
 import zlib
+from textwrap import shorten
 from typing import Literal
 
 import numpy as np
@@ -120,7 +121,7 @@ def _copy(net, tensors, source, settings):
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
         raise UserError(f"noisy_label: the weights of {source} do not fit {settings.backbone}: {reason}") from None
 
 
