@@ -83,7 +83,8 @@ def face_grid(images, titles=None, columns=8):
         raise UserError(f"images have shape {images.shape}; expected (n, 1 or 3, height, width) with n of 1 or more.")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    texts = [textwrap.fill(str(title).replace("_", " "), 13) for title in ([""] * len(images) if titles is None else titles)]
+    titles = [""] * len(images) if titles is None else titles
+    texts = [textwrap.fill(str(title).replace("_", " "), 13) for title in titles]
     lines = max(text.count("\n") + 1 if text else 0 for text in texts)
     height = 0.95 * images.shape[2] / images.shape[3] + 0.14 * lines
     figure, axes = _axes(0.95 * columns, height * rows, rows, columns)

@@ -20,6 +20,7 @@ CLOSED_SET, PSEUDO_LABELS = "closed_set", "pseudo_labels"
 STEMS = {CLOSED_SET: "01_closed_set_training", PSEUDO_LABELS: "02_pseudo_labels"}
 DETECTION_STEM = "03_open_set_detection"
 REPORT_STEM = "07_results_vs_paper"
+SMALL_PRESETS = ("smoke", "demo")
 
 
 class Grid(Settings):
@@ -96,9 +97,9 @@ class Job:
         return [self._result_folder(step) / RECORD for step in before]
 
     @property
-    def trains(self):
-        """Whether the job is worth all cores; the post-hoc scores take seconds on one."""
-        return self.step not in POSTHOC
+    def all_cores(self):
+        """Whether the job gets all cores; scores that take seconds, and small presets, run side by side instead."""
+        return self.step not in POSTHOC and self.folder.preset not in SMALL_PRESETS
 
     def _result_folder(self, step):
         if step in STEMS:

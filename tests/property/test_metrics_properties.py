@@ -119,7 +119,7 @@ def test_symmetries(pool):
 @quick
 @given(pools())
 def test_ranges(pool):
-    scores, is_open, correct = pool
+    scores, is_open, _ = pool
     found = metrics.evaluate(*pool, n=20)
     assert all(0 <= found[key] <= 1 for key in found if not key.startswith("n_"))
     assert found["auroc_lo"] <= found["auroc_hi"]

@@ -51,7 +51,8 @@ def equal_nets(first, second):
 
 
 def test_it_learns_the_known_classes(dataset, tmp_path):
-    protocol, model, history = trained(dataset, tmp_path)
+    recipe = RECIPE.model_copy(update={"epochs": 12, "lr": 0.03, "schedule": "one_cycle"})
+    protocol, model, history = trained(dataset, tmp_path, recipe=recipe)
     assert model.classes == protocol.known_classes and model.image_size == 32
     assert history["valid_accuracy"].iloc[-1] > 0.9 and history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert (tmp_path / "model.safetensors").exists() and (tmp_path / "history.csv").exists()

@@ -1,6 +1,7 @@
 """Figures: something is drawn, all text is on the canvas and apart, directions and colours are as promised."""
 
 import io
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -213,6 +214,6 @@ def test_saved_whole_and_the_same_each_time(tmp_path):
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["a.b.pdf", "a.b.png"]
     again = figures.save_figure(figures.training_history(loss), tmp_path / "again")
     for one, other in zip(first, again, strict=True):
-        assert open(one, "rb").read() == open(other, "rb").read()
+        assert Path(one).read_bytes() == Path(other).read_bytes()
     with Image.open(first[1]) as image:
         assert round(image.info["dpi"][0]) == 200

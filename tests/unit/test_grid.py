@@ -77,8 +77,9 @@ def test_parameters_of_a_variant(write, workplace):
 
 
 def test_post_hoc_scores_take_one_core(write):
-    trains = {job.step: job.trains for job in load_grid(write()).jobs()}
-    assert trains == {"closed_set": True, "pseudo_labels": True, "msp": False, "noisy_label": True}
+    all_cores = {job.step: job.all_cores for job in load_grid(write(preset="cpu")).jobs()}
+    assert all_cores == {"closed_set": True, "pseudo_labels": True, "msp": False, "noisy_label": True}
+    assert not any(job.all_cores for job in load_grid(write(preset="demo")).jobs())
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ SWITCHES = {
     "mean over epochs": ({"score": "trajectory"}, 0.8),  # the first epochs know nothing yet
     "noisy scores": ({"score_view": "noisy"}, 0.8),
     "noisy mean over epochs": ({"score": "trajectory", "score_view": "noisy"}, 0.75),
-    "start from f_close": ({"init": "f_close"}, 0.95),
+    "start from f_close": ({"init": "f_close"}, 0.9),
 }
 
 
