@@ -54,6 +54,6 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
 	$(PY) -m pip install --quiet "uv>=0.5"
-	$(PY) -m uv pip install --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m uv pip install --python $(PY) --compile-bytecode --require-hashes -r requirements.lock
 	$(PY) -m uv pip install --python $(PY) --no-deps -e .
 	@touch $@
