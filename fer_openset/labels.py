@@ -31,7 +31,8 @@ def check_name(name, choices, what):
         return name
     near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UserError(f"unknown {what} {name!r}{hint} Choose from: {', '.join(map(str, choices))}.")
+    there_is = f"Choose from: {', '.join(map(str, choices))}." if choices else f"There is no {what} to choose here."
+    raise UserError(f"unknown {what} {name!r}{hint} {there_is}")
 
 
 def parse_open(open_classes, classes):

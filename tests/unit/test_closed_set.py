@@ -50,8 +50,9 @@ def equal_nets(first, second):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_it_learns_the_known_classes(dataset, tmp_path):
+def test_it_learns_the_known_classes(tmp_path):
     recipe = RECIPE.model_copy(update={"epochs": 12, "lr": 0.03, "schedule": "one_cycle"})
+    dataset = tiny_dataset({"train": 40, "valid": 4, "test": 1})
     protocol, model, history = trained(dataset, tmp_path, recipe=recipe)
     assert model.classes == protocol.known_classes and model.image_size == 32
     assert history["valid_accuracy"].iloc[-1] > 0.9 and history["loss"].iloc[-1] < history["loss"].iloc[0]
@@ -157,6 +158,28 @@ def test_outputs_are_made_at_the_models_own_size(dataset):
     outputs = closed_outputs(model, dataset, protocol, RECIPE, CPU)
     at_16 = predict(model.net, dataset, dataset.rows(outputs.index), 16, 64, CPU)
     np.testing.assert_allclose(outputs, at_16, atol=1e-5)
+
+
+def test_mirrored_outputs_are_the_mean_over_both_views(dataset):
+    """Half of the images are turned round first: with `mirror` that changes no logit, without it does."""
+    protocol = make_protocol(dataset.table, dataset.classes, "fear")
+    tilted = dataset.images // 2 + np.linspace(0, 120, 32).astype(np.uint8)  # no longer their own mirror images
+    turned = tilted.copy()
+    turned[::2] = turned[::2, :, :, ::-1]
+    model = ClosedModel(small_net("small", 6, 3, zero_head=False), protocol.known_classes, 32, "small")
+    for mirror in (True, False):
+        recipe = RECIPE.model_copy(update={"mirror": mirror})
+        one, other = (
+            closed_outputs(model, Dataset("tiny", dataset.classes, dataset.table, images), protocol, recipe, CPU)
+            for images in (tilted, turned)
+        )
+        assert np.allclose(one, other, atol=1e-5) == mirror
+    views = [
+        predict(model.net, Dataset("t", BASIC, dataset.table, i), np.arange(9), 32, 4, CPU)
+        for i in (tilted, tilted[..., ::-1])
+    ]
+    both = predict(model.net, Dataset("t", BASIC, dataset.table, tilted), np.arange(9), 32, 4, CPU, mirror=True)
+    np.testing.assert_allclose(both, (views[0] + views[1]) / 2, atol=1e-5)
 
 
 def test_predict_leaves_the_mode_of_the_network(dataset):

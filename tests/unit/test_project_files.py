@@ -70,7 +70,8 @@ def test_every_make_target_is_explained():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split())
     assert targets >= {"demo", "test", "batch", "resume", "tables", "lab", "lint", "lock", "clean"}
-    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory"]  # `make test` runs this inside another make
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[1] for line in shown.splitlines()} == targets
     assert all(len(line.split()) > 3 for line in shown.splitlines())
 

@@ -7,7 +7,7 @@ import torch
 from tiny import CPU, shuffled, small_net, task_of, tiny_dataset, tiny_table
 from torch.utils.data import DataLoader, RandomSampler
 
-from fer_openset.closed_set import ClosedModel, closed_outputs, predict
+from fer_openset.closed_set import ClosedModel, ClosedSetSettings, closed_outputs, predict
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
 from fer_openset.methods.posthoc import PosthocSettings, msp
@@ -160,7 +160,7 @@ def test_order_of_rows_and_size_of_batches_change_nothing_keyed_by_id(tmp_path):
     for name, data, batch in (("plain", dataset, 512), ("shuffled", shuffled(dataset), 512), ("small", dataset, 5)):
         protocol = make_protocol(data.table, data.classes, "surprise")
         model = ClosedModel(net, protocol.known_classes, 32, "small")
-        settings = type("S", (), {"eval_batch_size": batch})
+        settings = ClosedSetSettings(lr=0.1, epochs=1, batch_size=1, image_size=32, eval_batch_size=batch)
         outputs = closed_outputs(model, data, protocol, settings, CPU)
         logits = align(outputs, protocol, "aligned")
         task = task_of(data, logits.index, np.zeros(len(logits), int), protocol.known_classes, tmp_path)
