@@ -146,14 +146,16 @@ def parse(arguments):
     parser.add_argument("--parameters-json", default="{}", help="all parameters as one JSON object")
     parser.add_argument("--threads", type=int, help="threads that the kernel may use")
     parser.add_argument("--label", default="", help="what to put before each printed line")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the batch that started it is killed")
     parser.add_argument("--prepare-only", action="store_true", help="write the notebook with its values, run nothing")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     """Run one notebook; exit 0 when it ran through, 1 when a cell failed, 2 when the parameters do not fit."""
-    die_with_parent()
     options = parse(arguments)
+    if options.die_with_parent:  # by hand it must outlive the terminal it was started from
+        die_with_parent()
     label = options.label or Path(options.notebook).stem
     began = time.monotonic()
     try:

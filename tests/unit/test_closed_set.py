@@ -107,8 +107,10 @@ def test_a_finished_training_is_not_repeated_but_other_data_are_learnt_anew(data
     swapped = dataset.table.copy()
     swap = {"fear": "anger", "anger": "fear"}
     swapped["label"] = [swap.get(name, name) for name in swapped["label"]]
-    for data in (other, Dataset("tiny", dataset.classes, swapped, dataset.images)):
-        _, model, _ = trained(data, tmp_path)
+    for name, data in (("labels", Dataset("tiny", dataset.classes, swapped, dataset.images)), ("images", other)):
+        trained(dataset, tmp_path / name)
+        capsys.readouterr()
+        _, model, _ = trained(data, tmp_path / name)
         assert "resuming" not in capsys.readouterr().out and not equal_nets(first.net, model.net)
 
 
