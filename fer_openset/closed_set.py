@@ -161,7 +161,7 @@ def closed_outputs(model, dataset, protocol, settings, device):
     return pd.DataFrame(logits, index=ids, columns=list(model.classes))
 
 
-def write_pseudo_labels(outputs, protocol, dataset_name, seed, folder):
+def write_pseudo_labels(outputs, protocol, seed, folder):
     """Write f_close's outputs and the pool's pseudo labels, `aligned` and `as_released`, into `folder`.
 
     Files: outputs.npz (ids, logits), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per alignment, the

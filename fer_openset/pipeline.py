@@ -89,7 +89,7 @@ def need_closed_set(step):
 def save_pseudo_labels(step, settings, outputs):
     """Write f_close's outputs, the pseudo labels and their record. Returns: the table of pseudo labels."""
     p = step.parameters
-    table = write_pseudo_labels(outputs, step.protocol, p.dataset, p.seed, step.folder.pseudo_labels)
+    table = write_pseudo_labels(outputs, step.protocol, p.seed, step.folder.pseudo_labels)
     runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, n_pool=len(table)))
     return table
 

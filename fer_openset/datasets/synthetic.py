@@ -114,7 +114,7 @@ def _split_table(settings, names, code, split):
     shown_names = shown_names[np.argsort(rng.random(total), kind="stable")]
     return pd.DataFrame(
         {
-            "label": _mistaken(shown_names, names, settings.label_noise, rng),
+            "label": _mistaken(shown_names, settings.label_noise, rng),
             "split": split,
             "expression": shown_names,
             "person": np.arange(total) // settings.images_per_person,
@@ -124,7 +124,7 @@ def _split_table(settings, names, code, split):
     )
 
 
-def _mistaken(expressions, names, rate, rng):
+def _mistaken(expressions, rate, rng):
     """Labels with mistakes towards look-alikes; two samples of each class keep theirs, so that none vanishes."""
     seen, labels = Counter(), []
     coins, choices = rng.random((2, len(expressions)))

@@ -213,7 +213,7 @@ def by_hand():
 
 def test_the_authors_two_text_files(by_hand, tmp_path):
     protocol, outputs = by_hand
-    write_pseudo_labels(outputs, protocol, "tiny", 0, tmp_path)
+    write_pseudo_labels(outputs, protocol, 0, tmp_path)
     folder = tmp_path / "authors_format_aligned"
     assert sorted(p.name for p in folder.iterdir()) == [
         "predicted_labels_open0.txt", "predicted_labels_open0_openset_index.txt",
@@ -225,7 +225,7 @@ def test_the_authors_two_text_files(by_hand, tmp_path):
 
 def test_both_alignments_are_written_and_the_test_part_is_the_same(by_hand, tmp_path):
     protocol, outputs = by_hand
-    table = write_pseudo_labels(outputs, protocol, "tiny", 3, tmp_path)
+    table = write_pseudo_labels(outputs, protocol, 3, tmp_path)
     for alignment in ("aligned", "as_released"):
         expected = align(outputs, protocol, alignment, 3).idxmax(axis=1)
         assert (table[alignment] == expected).all()
@@ -244,7 +244,7 @@ def test_file_names_use_raf_dbs_numbers_from_0(tmp_path):
     outputs = pd.DataFrame(
         np.zeros((len(table), 5), "float32"), index=table.index, columns=list(protocol.known_classes)
     )
-    write_pseudo_labels(outputs, protocol, "tiny", 0, tmp_path)
+    write_pseudo_labels(outputs, protocol, 0, tmp_path)
     assert (tmp_path / "authors_format_aligned" / "predicted_labels_open1_6_openset_index.txt").exists()
     # Classes alternate in this table: of the seven test images the second and the last are open, then four of train.
     index = (tmp_path / "authors_format_aligned" / "predicted_labels_open1_6_openset_index.txt").read_text().split()
@@ -254,7 +254,7 @@ def test_file_names_use_raf_dbs_numbers_from_0(tmp_path):
 def test_outputs_round_trip(by_hand, tmp_path):
     protocol, outputs = by_hand
     outputs = outputs + np.random.default_rng(0).normal(size=outputs.shape).astype("float32")
-    write_pseudo_labels(outputs, protocol, "tiny", 0, tmp_path)
+    write_pseudo_labels(outputs, protocol, 0, tmp_path)
     back = read_outputs(tmp_path)
     assert back.index.tolist() == outputs.index.tolist() and back.columns.tolist() == outputs.columns.tolist()
     assert np.array_equal(back.to_numpy(), outputs.to_numpy()) and back.to_numpy().dtype == np.float32
@@ -267,7 +267,7 @@ def test_full_disk_while_writing_outputs_is_one_sentence(by_hand, tmp_path, monk
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match="the disk is full"):
-        write_pseudo_labels(by_hand[1], by_hand[0], "tiny", 0, tmp_path)
+        write_pseudo_labels(by_hand[1], by_hand[0], 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
