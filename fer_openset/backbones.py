@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
+from fer_openset.convolution import use_conv3x3
 from fer_openset.labels import check_name
 
 BACKBONES = ("resnet18", "resnet50")
@@ -25,6 +26,7 @@ class FaceNet(nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
         body.fc = nn.Identity()
+        use_conv3x3(body)
         self.body = body
 
     def feature_map(self, x):

@@ -37,9 +37,13 @@ def flatten_optimizer(optimizer):
 
 
 def restore_optimizer(optimizer, flat):
-    """Put back what `flatten_optimizer` took."""
+    """Put back what `flatten_optimizer` took, laid out in memory like the weights: a fused step reads both in order."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
     state = {}
     for name, tensor in flat.items():
-        parameter, key = name.split(".")
-        state.setdefault(int(parameter), {})[key] = tensor
+        number, key = name.split(".")
+        weight = weights[int(number)]
+        if tensor.shape == weight.shape:
+            tensor = torch.empty_like(weight.detach()).copy_(tensor)
+        state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

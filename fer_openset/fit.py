@@ -58,14 +58,16 @@ def rate_at(settings, epoch, share):
 def make_optimizer(net, settings):
     """Adam, AdamW or Nesterov SGD over all parameters; SGD and AdamW leave biases and norms undecayed."""
     if settings.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     groups = [
         {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
+        )
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 @dataclass

@@ -166,7 +166,8 @@ def select_clean(values, threshold, labels):
     """Which images belong to the low-loss component of a two-component Gaussian mixture: boolean array (M,).
 
     values: cross-entropies (M,), min-max normalised here. Source: Li, Socher and Hoi (2020), as the paper cites it.
-    Differs: a degenerate selection (under 10 % or over 99 % kept, a pseudo class lost) keeps everything, and says so.
+    Differs: a selection of under 10 % or over 99 % is degenerate and keeps everything, and says so; a pseudo class that
+    would lose its last image keeps all of its images, for a net that no longer sees a class cannot tell it at all.
     """
     spread = np.ptp(values)
     if spread == 0:
@@ -178,11 +179,7 @@ def select_clean(values, threshold, labels):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the recipe is ten steps, converged or not
         mixture.fit(scaled)
     kept = mixture.predict_proba(scaled)[:, mixture.means_.argmin()] > threshold
-    lost = np.setdiff1d(labels, labels[kept]).size
-    if not 0.10 <= kept.mean() <= 0.99 or lost:
-        print(
-            f"noisy_label: keeping all, the selection is degenerate ({kept.mean():.1%}, {lost} classes lost)",
-            flush=True,
-        )
+    if not 0.10 <= kept.mean() <= 0.99:
+        print(f"noisy_label: keeping all, the selection is degenerate ({kept.mean():.1%})", flush=True)
         return np.ones(len(values), bool)
-    return kept
+    return kept | ~np.isin(labels, labels[kept])
