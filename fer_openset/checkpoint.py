@@ -4,18 +4,37 @@ import json
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from fer_openset.atomic import atomic_path
 from fer_openset.errors import UserError
 
+# The names that the format has for what we store.
+DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+          torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+
 
 def save_tensors(path, tensors, **header):
-    """Write a flat dict of tensors with a JSON header (any JSON value) in one atomic file."""
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    packed = save(contiguous, metadata={"header": json.dumps(header)})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(packed)  # not safetensors' own save_file: on a full disk it raises no OSError
+    """Write a flat dict of tensors with a JSON header (any JSON value) in one atomic file.
+
+    One tensor after the other: the library's own writer holds two more copies of all of them in memory.
+    """
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())  # each starts at a multiple of its size
+    entries, end = {"__metadata__": {"header": json.dumps(header)}}, 0
+    for name in names:
+        tensor, start = tensors[name], end
+        end = start + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            handle.write(_bytes(tensors[name]))
+
+
+def _bytes(tensor):
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def load_tensors(path):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from fer_openset import checkpoint
 from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from fer_openset.errors import UserError
 
@@ -19,6 +20,29 @@ def test_tensors_and_header_come_back(tmp_path):
     back, head = load_tensors(tmp_path / "x.safetensors")
     assert head == header and set(back) == set(tensors)
     assert all(torch.equal(back[k], tensors[k]) and back[k].dtype == tensors[k].dtype for k in tensors)
+
+
+def test_what_we_write_is_what_the_library_reads_and_writes(tmp_path):
+    """Our own writer against safetensors itself: every type, empty and scalar tensors, any layout."""
+    types = (
+        torch.float64,
+        torch.int64,
+        torch.float32,
+        torch.int32,
+        torch.bfloat16,
+        torch.float16,
+        torch.uint8,
+        torch.bool,
+    )
+    tensors = {str(t): (torch.randn(3, 5) * 3).to(t) for t in types}
+    tensors |= {"empty": torch.zeros(0, 4), "scalar": torch.tensor(2.5), "last": torch.randn(2, 3, 4, 4)}
+    tensors["channels last"] = tensors["last"].contiguous(memory_format=torch.channels_last)
+    save_tensors(tmp_path / "ours.safetensors", tensors)
+    back = load_file(tmp_path / "ours.safetensors")
+    assert all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in tensors.items())
+    save_file(back, tmp_path / "theirs.safetensors", metadata={"header": "{}"})
+    sizes = [(tmp_path / f"{who}.safetensors").stat().st_size for who in ("ours", "theirs")]
+    assert abs(sizes[0] - sizes[1]) < 8 * len(tensors) + 64  # spaces in the header
 
 
 def test_tensors_that_share_memory_are_saved_apart(tmp_path):
@@ -72,7 +96,7 @@ def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(checkpoint, "_bytes", full)
         with pytest.raises(UserError, match="the disk is full"):
             save_tensors(path, {"a": torch.ones(3)}, epoch=2)
     assert load_tensors(path)[1] == {"epoch": 1}
@@ -83,11 +107,9 @@ def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_really_full_disk_is_one_sentence(tmp_path, monkeypatch):
     """The same with a write that the kernel refuses, so that no library hides the error in one of its own."""
 
-    def refused(path, data):
-        with open("/dev/full", "wb", buffering=0) as handle:
-            handle.write(data)
-
-    monkeypatch.setattr(Path, "write_bytes", refused)
+    opened = Path.open
+    refused = lambda path, mode="r", **more: opened(Path("/dev/full") if mode == "wb" else path, mode, **more)  # noqa: E731
+    monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(UserError, match="the disk is full"):
         save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(3)})
     assert list(tmp_path.iterdir()) == []

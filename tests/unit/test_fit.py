@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tiny import CPU
 from torch import nn
 
+from fer_openset import fit as module
 from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.errors import UserError
@@ -248,16 +249,25 @@ def test_a_last_step_that_spoils_the_weights_stops_too(tmp_path):
 
 
 def test_full_disk_while_saving_keeps_the_epoch_before(tmp_path, monkeypatch):
-    write, calls = Path.write_bytes, []
+    save, calls = module.save_tensors, []
 
-    def fills_up(path, data):
+    def fills_up(path, tensors, **header):
         calls.append(path)
         if len(calls) == 3:
+            tensors = {"nothing that can be stored": Full()}
+        return save(path, tensors, **header)
+
+    class Full:
+        """A tensor whose bytes no longer fit on the disk."""
+
+        dtype, shape = torch.float32, ()
+        numel, element_size = (lambda self: 1), (lambda self: 4)
+
+        def detach(self):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", fills_up)
+        patch.setattr(module, "save_tensors", fills_up)
         with pytest.raises(UserError, match="the disk is full"):
             run(tmp_path / "cut")
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["checkpoint.safetensors", "history.csv"]
