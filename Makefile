@@ -6,7 +6,7 @@ GRID ?=
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test batch resume tables lab lint lock clean
+.PHONY: help demo test batch resume tables bench lab lint lock clean
 
 # An environment named by hand is the caller's: nothing is installed into it.
 ifeq ($(origin VENV),file)
@@ -28,6 +28,9 @@ resume: $(READY) ## go on with the last grid after a kill, a failure or a power 
 
 tables: $(READY) ## rebuild results/tables/runs.csv from the runs at hand
 	@$(PY) -m fer_openset tables
+
+bench: $(READY) ## time the engine against a plain loop on this machine, into results/benchmarks (a quarter of an hour)
+	@$(PY) -m benchmarks
 
 test: $(READY) lint ## ruff, the tests, and every notebook in the smoke preset
 	$(PY) -m pytest --durations=10

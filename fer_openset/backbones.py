@@ -1,14 +1,11 @@
-"""Networks: a torchvision ResNet with a linear head whose weights also give the class activation maps."""
+"""Networks: a ResNet with a linear head whose weights also give the class activation maps."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision import models
 
-from fer_openset.convolution import use_conv3x3
 from fer_openset.labels import check_name
-
-BACKBONES = ("resnet18", "resnet50")
+from fer_openset.resnet import BACKBONES, resnet
 
 
 class FaceNet(nn.Module):
@@ -19,24 +16,20 @@ class FaceNet(nn.Module):
 
     def __init__(self, backbone, n_classes, zero_head=True):
         super().__init__()
-        check_name(backbone, BACKBONES, "backbone")
-        body = getattr(models, backbone)(weights=None)
+        check_name(backbone, tuple(BACKBONES), "backbone")
+        body = resnet(backbone)
         self.head = nn.Linear(body.fc.in_features, n_classes)
         if zero_head:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
         body.fc = nn.Identity()
-        use_conv3x3(body)
         self.body = body
 
     def feature_map(self, x):
         """The last convolution's output (N, D, h, w)."""
-        b = self.body
         if x.shape[1] == 1:  # measured: three equal channels are faster than a one-channel first convolution
             x = x.expand(-1, 3, -1, -1)
-        x = b.conv1(x.contiguous(memory_format=torch.channels_last))
-        x = b.maxpool(b.relu(b.bn1(x)))
-        return b.layer4(b.layer3(b.layer2(b.layer1(x))))
+        return self.body.feature_map(x.contiguous(memory_format=torch.channels_last))
 
     def pooled(self, feature_map):
         """Average over space: (N, D) float32."""

@@ -36,22 +36,6 @@ class Conv3x3(nn.Conv2d):
         return super().forward(x)
 
 
-def use_conv3x3(module):
-    """Replace every plain 3 x 3 convolution (padding 1, no bias, one group) inside `module`; weights are kept."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and _is_plain(child):
-            conv = Conv3x3(child.in_channels, child.out_channels, child.stride[0])
-            conv.weight = child.weight
-            setattr(module, name, conv)
-        else:
-            use_conv3x3(child)
-
-
-def _is_plain(conv):
-    shape = (conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.bias)
-    return shape == ((3, 3), (1, 1), (1, 1), 1, None) and conv.stride in ((1, 1), (2, 2))
-
-
 class _Dense(torch.autograd.Function):
     """The convolution of a map of S x S pixels, S <= 2, as a product of (N, S*S*C) and (S*S*C, S*S*D) matrices."""
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fer_openset import atomic, metrics, runs
@@ -18,7 +19,10 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
+from fer_openset.methods import ORACLE
+from fer_openset.methods.pool_novelty import KNOWN_SCORES
 from fer_openset.methods.task import make_task
+from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.protocol import Protocol, make_protocol
 from fer_openset.settings import RunParameters
 
@@ -110,7 +114,7 @@ def need_task(step):
     runs.load_record(step.folder.pseudo_labels)
     folder = step.folder.method(p.method, p.alignment, p.variant)
     return make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed,
-                     p.alignment, folder)  # fmt: skip
+                     p.alignment, folder, oracle=p.method == ORACLE)  # fmt: skip
 
 
 def evaluate(step, task, scores):
@@ -120,7 +124,25 @@ def evaluate(step, task, scores):
     return metrics.evaluate(scores.loc[pool.index].to_numpy(), pool["is_open"].to_numpy(), correct)
 
 
-def save_scores(step, settings, scores, result):
+def open_share(step, task, scores):
+    """The estimated share of open images in the pool, and how the threshold that follows from it does.
+
+    Only for methods that left scores of held-out known images (pool_novelty); else {}. Returns: estimate, its 95 %
+    interval lo..hi and the threshold, made without labels; then, read from the labels, the true share and, at the
+    threshold, the fraction of open images flagged (`open_flagged`) and of known images flagged (`known_flagged`).
+    """
+    path = task.folder / KNOWN_SCORES
+    if not path.exists():
+        return {}
+    found = estimate_open_fraction(scores, pd.read_csv(path)["open_score"], seed=step.parameters.seed)
+    is_open = step.protocol.pool["is_open"].loc[scores.index]
+    flagged = scores >= found.threshold
+    return {"estimate": found.value, "lo": found.low, "hi": found.high, "threshold": found.threshold,
+            "true_share": float(is_open.mean()), "open_flagged": float(flagged[is_open].mean()),
+            "known_flagged": float(flagged[~is_open].mean())}  # fmt: skip
+
+
+def save_scores(step, settings, scores, result, share=None):
     """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
     p = step.parameters
     folder = step.folder.method(p.method, p.alignment, p.variant)
@@ -130,5 +152,5 @@ def save_scores(step, settings, scores, result):
            "method": p.method, "variant": p.variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
-    runs.save_record(folder, {**record, "row": row, "metrics": result})
+    runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})
     return row

@@ -13,6 +13,7 @@ import pandas as pd
 from fer_openset.atomic import write_csv
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name
+from fer_openset.methods import ORACLE
 from fer_openset.settings import ROOT, results_dir
 
 KEY = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")
@@ -161,7 +162,7 @@ def summary_table(runs, dataset, preset, metric="auroc", text=True):
 def as_html(frame, best=None):
     """An HTML table of any frame; `best` "max" or "min" sets the best of each column of numbers in bold.
 
-    A cell counts by the number it begins with. Where rows have an alignment, each alignment has its own best.
+    A cell counts by the number it begins with. Each alignment has its own best; the oracle is never the best.
     """
     check_name(best, (None, "max", "min"), "choice of best")
     if frame.empty:
@@ -214,6 +215,8 @@ def _plain(cell):
 
 def _best_cells(frame, best):
     numbers = frame.map(lambda cell: pd.to_numeric(str(cell).split(" ")[0], errors="coerce")).astype("float64")
+    if "method" in frame.index.names:  # an upper bound is no competitor
+        numbers[frame.index.get_level_values("method") == ORACLE] = float("nan")
     if "alignment" in frame.index.names:
         return numbers == numbers.groupby(level="alignment").transform(best)
     return numbers == numbers.agg(best)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fer_openset.datasets import READERS
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name, join_open, parse_open
-from fer_openset.methods import METHODS, POSTHOC
+from fer_openset.methods import METHODS, POSTHOC, params_file
 from fer_openset.runs import RECORD, RunFolder
 from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir
 
@@ -119,7 +119,7 @@ class Job:
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
         dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
         files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
-        files = files.get(self.step, [PARAMS / "methods" / f"{self.step}.yaml"])
+        files = files[self.step] if self.step in STEMS else [params_file(self.step)]
         settings = [settings_of(path, self.folder.preset) for path in files]
         return digest([code_of(self.source), settings])
 

@@ -14,15 +14,27 @@ METHODS = {
     "maxlogit": "posthoc:PosthocSettings:maxlogit",
     "energy": "posthoc:EnergySettings:energy",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
+    "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
+    "oracle": "pool_novelty:PoolNoveltySettings:oracle",
 }
+# Forms of one method that share its settings, so that they differ in nothing else.
+SAME_SETTINGS = {"pool_novelty_online": "pool_novelty", "oracle": "pool_novelty"}
+# Reads the pool's true labels: the upper bound, never ranked.
+ORACLE = "oracle"
 # These only read f_close's outputs: seconds on one core.
 POSTHOC = ("msp", "maxlogit", "energy")
+
+
+def params_file(method):
+    """The YAML file that holds a method's settings."""
+    return ROOT / "params" / "methods" / f"{SAME_SETTINGS.get(method, method)}.yaml"
 
 
 def method_settings(method, preset, overrides=None):
     """Settings of a method for a preset. Raises: UserError for an unknown method, key or value."""
     module, settings, _ = _parts(method)
-    return load(getattr(module, settings), ROOT / "params" / "methods" / f"{method}.yaml", preset, overrides)
+    return load(getattr(module, settings), params_file(method), preset, overrides)
 
 
 def run_method(method, task, settings):

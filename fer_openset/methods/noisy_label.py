@@ -18,11 +18,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from fer_openset.augment import AugmentSettings, clean_view, train_view
-from fer_openset.backbones import attention_maps, flip_consistency, new_net
+from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import batch_of, data_digest
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.methods.two_views import two_view_loss
 from fer_openset.settings import ROOT
 
 
@@ -126,18 +127,9 @@ def _copy(net, tensors, source, settings):
 
 
 def _loss(net, images, y, settings, device, generator):
-    """Eq. 3: cross-entropy on the erased view plus the consistency of its maps with those of its mirror image."""
-    x = train_view(images, settings.image_size, settings, device.torch_device, generator)
-    views = torch.cat([x, x.flip(3)]) if settings.attention else x
-    with device.autocast():
-        maps = net.feature_map(views)
-        logits = net.classify(maps[: len(y)])
-    loss_cls = F.cross_entropy(logits, y)
-    if not settings.attention:
-        return loss_cls
-    attention, mirrored = attention_maps(maps, net.head.weight).chunk(2)
-    loss_cons = flip_consistency(attention, mirrored)
-    return loss_cls + settings.consistency_weight * loss_cons, {"loss_cls": loss_cls, "loss_cons": loss_cons}
+    """Eq. 3 on the erased view and its mirror image."""
+    weight = settings.consistency_weight if settings.attention else None
+    return two_view_loss(net, images, y, settings.image_size, settings, device, generator, weight)
 
 
 def cross_entropies(net, task, settings, rows, labels, generator=None):

@@ -1,4 +1,4 @@
-"""What a method is given: images, known labels and pseudo labels, but no label of the pool."""
+"""What a method is given: images, known labels and pseudo labels, but no label of the pool (the oracle excepted)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ class Task:
 
     pool_ids: sample ids of the pool (M). pool_logits: DataFrame (M, K), f_close's logits of the pool under the
     task's alignment. train: known training images, indexed by sample id, column `target` (0..K-1).
-    folder: where a method may keep its checkpoint and history.
+    folder: where a method may keep its checkpoint and history. oracle_targets: None for every method but `oracle`,
+    which gets the pool's true targets (M,), -1 for open images.
     """
 
     dataset: Dataset
@@ -30,6 +31,7 @@ class Task:
     seed: int
     alignment: str
     folder: Path
+    oracle_targets: np.ndarray | None = None
 
     @property
     def pool_ids(self):
@@ -41,7 +43,10 @@ class Task:
         return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
 
 
-def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder):
-    """Put a task together from what the earlier steps wrote. Raises: UserError when a step has not run."""
+def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder, oracle=False):
+    """Put a task together from what the earlier steps wrote; with `oracle` the pool's true targets are in it.
+    Raises: UserError when a step has not run."""
     logits = align(read_outputs(pseudo_label_folder), protocol, alignment, seed)
-    return Task(dataset, protocol.known_classes, protocol.train, logits, f_close, device, seed, alignment, Path(folder))
+    true = protocol.pool_targets() if oracle else None
+    return Task(dataset, protocol.known_classes, protocol.train, logits, f_close, device, seed, alignment,
+                Path(folder), true)  # fmt: skip

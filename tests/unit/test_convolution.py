@@ -1,13 +1,10 @@
 """The fast 3 x 3 convolutions are the library's, to rounding: outputs, both gradients, weights and names."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
-from torchvision import models
 
-from fer_openset.convolution import Conv3x3, use_conv3x3
+from fer_openset.convolution import Conv3x3
 
 MAPS = [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2), (4, 2), (7, 2)]  # pixels a side, stride
 
@@ -64,25 +61,3 @@ def test_no_gradient_is_computed_that_nobody_asked_for():
         x = torch.randn(2, 5, size, size, requires_grad=True)
         conv(x).sum().backward()
         assert x.grad is not None and conv.weight.grad is None
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_whole_network_keeps_names_weights_and_outputs(name):
-    plain = getattr(models, name)(weights=None).eval()
-    ours = copy.deepcopy(plain)
-    use_conv3x3(ours)
-    assert list(ours.state_dict()) == list(plain.state_dict())
-    assert sum(isinstance(m, Conv3x3) for m in ours.modules()) == sum(
-        isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in plain.modules()
-    )
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-4)
-
-
-def test_other_convolutions_are_left_alone():
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
-    )
-    use_conv3x3(net)
-    assert not any(isinstance(m, Conv3x3) for m in net)

@@ -9,7 +9,7 @@ from tiny import CPU, small_net, tiny_dataset
 from fer_openset import closed_set, pipeline, report, runs
 from fer_openset.closed_set import closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
-from fer_openset.methods import method_settings, run_method
+from fer_openset.methods import method_settings, pool_novelty, run_method
 from fer_openset.settings import DetectionParameters, RunParameters
 
 GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
@@ -22,6 +22,7 @@ def place(workplace, monkeypatch):
     monkeypatch.setattr(pipeline, "load_dataset", lambda name, preset, root: dataset)
     monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
     monkeypatch.setattr(closed_set, "new_net", small_net)
+    monkeypatch.setattr(pool_novelty, "new_net", small_net)
     return workplace
 
 
@@ -147,3 +148,28 @@ def test_threads_must_be_a_count(monkeypatch):
         monkeypatch.setenv("FER_OPENSET_THREADS", wrong)
         with pytest.raises(UserError, match="FER_OPENSET_THREADS"):
             pick_device()
+
+
+def test_the_share_of_open_images_is_estimated_without_labels_and_judged_with_them(place):
+    step, task, scores, settings = detect("pool_novelty")
+    share = pipeline.open_share(step, task, scores)
+    assert 0 <= share["lo"] <= share["estimate"] <= share["hi"] <= 1
+    assert share["true_share"] == 18 / 33
+    pool = step.protocol.pool
+    flagged = scores >= share["threshold"]
+    assert share["open_flagged"] == flagged[pool["is_open"]].mean()
+    assert share["known_flagged"] == flagged[~pool["is_open"]].mean()
+    row = pipeline.save_scores(step, settings, scores, pipeline.evaluate(step, task, scores), share)
+    assert runs.load_record(task.folder)["open_share"] == share and tuple(row) == report.RUN_COLUMNS
+
+
+def test_methods_without_known_scores_have_no_share(place):
+    step, task, scores, _ = detect("msp")
+    assert pipeline.open_share(step, task, scores) == {}
+
+
+@pytest.mark.parametrize("method", ["pool_novelty_online", "oracle"])
+def test_the_other_forms_run_and_only_the_oracle_gets_labels(place, method):
+    _, task, scores, _ = detect(method)
+    assert scores.index.equals(task.pool_ids)
+    assert (task.oracle_targets is not None) == (method == "oracle")

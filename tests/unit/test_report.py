@@ -181,6 +181,12 @@ def test_html_bolds_the_best_of_each_alignment_and_escapes():
         report.as_html(table, best="largest")
 
 
+def test_the_oracle_is_shown_and_never_the_best():
+    runs = frame({"auroc": 0.7}, {"auroc": 0.9, "method": "oracle"})
+    page = report.as_html(report.summary_table(runs, "ferplus", "paper"), best="max")
+    assert "0.900 [" in page and "<b>0.700 [" in page and page.count("<b>") == 1
+
+
 def test_text_keeps_synthetic_and_real_apart():
     runs = frame({}, {"method": "noisy_label"}, {"dataset": "synthetic", "preset": "demo", "auroc": 0.5})
     real, synthetic = report.as_text(runs).split("\n\n")

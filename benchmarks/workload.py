@@ -1,0 +1,87 @@
+"""What is measured: one dataclass, and the lists of measurements of a full and of a quick run."""
+
+from dataclasses import dataclass, replace
+from itertools import chain
+
+TASKS = ("detection", "closed", "scoring")
+SIDES = ("engine", "reference")
+SIZE, BATCH = 112, 128  # of the main table
+# Timed images of the main table on two cores, (engine, reference): each measurement takes 5 to 30 seconds.
+COUNTS = {"detection": (512, 384), "closed": (768, 512), "scoring": (1536, 640)}
+SMALL = 48  # pixels: the size at which the image count, the workers and the threads are varied
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One measurement: `task` as `side` does it.
+
+    size: pixels a side. images: how many the timed pass sees, a multiple of `batch`; before it comes an untimed pass
+    over `warm_up` images. workers: loader processes of the reference (the engine has none). threads: threads of the
+    engine, 0 for torch's own choice.
+    """
+
+    task: str
+    side: str
+    size: int
+    batch: int
+    images: int
+    warm_up: int
+    workers: int = 0
+    threads: int = 0
+
+    def __str__(self):
+        more = f", {self.workers} workers" if self.side == "reference" else ""
+        more += f", {self.threads} threads" if self.threads else ""
+        return f"{self.task}, {self.side}, {self.size} px, batch {self.batch}, {self.images:,} images{more}"
+
+
+def plan(quick, cores, gpu):
+    """All measurements for a machine: ({task: (engine's, reference's)}, {varied field: [workloads]})."""
+    return (_quick_table(), {}) if quick else (_main_table(cores, gpu), _scaling_tables(cores, gpu))
+
+
+def flat(tables):
+    """All workloads of a plan's two parts in one list."""
+    return [one for table in tables for one in chain(*table.values())]
+
+
+def _main_table(cores, gpu):
+    """The measurements of the main table: {task: (engine's, reference's)}."""
+    return {
+        task: tuple(
+            _workload(task, side, SIZE, BATCH, count, cores, gpu)
+            for side, count in zip(SIDES, COUNTS[task], strict=True)
+        )
+        for task in TASKS
+    }
+
+
+def _scaling_tables(cores, gpu):
+    """How speed and memory grow with one number at a time: {name of the varied field: [workloads]}."""
+
+    def engine(size, batch, images):
+        return _workload("detection", "engine", size, batch, images, cores, gpu)
+
+    small = engine(SMALL, BATCH, 512)
+    loader = _workload("detection", "reference", SMALL, BATCH, 512, cores, gpu)
+    powers = [2**i for i in range(cores.bit_length()) if 2**i <= cores]
+    return {
+        "images": [replace(small, images=small.images * times) for times in (1, 4, 16)],
+        # Small batches here, so that the largest size fits into the memory of a small machine.
+        "size": [engine(size, 32, 256 if size <= 112 else 128) for size in (48, 64, 80, 112, 160, 224)],
+        "batch": [engine(SIZE, batch, 512) for batch in (32, 64, 128, 256)],
+        "workers": [replace(loader, workers=workers) for workers in (0, *powers)],
+        "threads": [replace(small, threads=threads) for threads in powers],
+    }
+
+
+def _quick_table():
+    """Every task of both sides on a handful of tiny images: whether it runs, not how fast."""
+    return {task: tuple(Workload(task, side, 32, 8, 16, 8, i) for i, side in enumerate(SIDES)) for task in TASKS}
+
+
+def _workload(task, side, size, batch, images, cores, gpu):
+    # A pass must last seconds to be timed: faster machines get more images.
+    times = 16 if gpu else max(1, cores // 4)
+    warm_up = batch * (8 if gpu else 1)  # a GPU's first steps choose kernels and find their clock
+    return Workload(task, side, size, batch, images * times, warm_up, cores if side == "reference" else 0)

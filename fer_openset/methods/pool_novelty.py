@@ -1,0 +1,197 @@
+"""This workbook's own method: what does the pool hold that the known training images do not?
+
+Known training images and the known part of the pool come from one distribution, so the ratio of the pool's density to
+theirs ranks open against known images optimally (Neyman and Pearson; semi-supervised novelty detection: Blanchard, Lee
+and Scott 2010; open-set label shift: Garg, Balakrishnan and Lipton 2022). A network with K+1 outputs estimates it:
+training images keep their label, pool images are class K+1, and each image is scored only by networks that never saw
+it. Pseudo labels are not used, so their order cannot matter.
+"""
+
+import zlib
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+
+from fer_openset import atomic
+from fer_openset.augment import AugmentSettings
+from fer_openset.backbones import new_net
+from fer_openset.closed_set import batch_of, data_digest, predict
+from fer_openset.errors import UserError
+from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.methods.two_views import two_view_loss
+
+KNOWN_SCORES = "known_scores.csv"
+
+
+class PoolNoveltySettings(OptimSettings, AugmentSettings):
+    """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
+
+    init: weights a network starts from; `f_close` gives its body and its K head rows. folds: parts of pool and training
+    images; a network trains on all but one and scores that one. repeats: how often both are split anew; scores are
+    averaged. known_per_pool: known training images seen in an epoch for each pool image (a fresh draw each epoch).
+    average_from: scores are averaged over the epochs from this one on (0 = the first). consistency_weight: weight of
+    the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over an image and its mirror.
+    start_size, start_epochs: image size of the first epochs, as in f_close.
+    """
+
+    backbone: str = "resnet18"
+    image_size: int = Field(ge=1)
+    start_size: int = Field(1, ge=1)
+    start_epochs: int = Field(0, ge=0)
+    eval_batch_size: int = Field(512, ge=1)
+    init: Literal["scratch", "f_close"]
+    folds: int = Field(ge=2)
+    repeats: int = Field(ge=1)
+    known_per_pool: float = Field(gt=0)
+    average_from: int = Field(ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    consistency_weight: float = Field(0.0, ge=0)
+    mirror: bool = True
+
+
+def pool_novelty(task, settings):
+    """Log odds of "from the pool" against "a known training image", by networks that never trained on the image.
+
+    Shapes: open_score (M,). Range: all reals. Direction: larger = more open. Also writes `known_scores.csv`: scores of
+    held-out known training images, for the open fraction. Source: design of this workbook.
+    """
+    scores, known_scores = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty")
+    atomic.write_csv(task.folder / KNOWN_SCORES, known_scores.rename_axis("sample_id").reset_index())
+    return scores
+
+
+def pool_novelty_online(task, settings):
+    """The same for images that come one by one: no part of the pool that an image belongs to was trained on.
+
+    The pool is split once into two halves by sample id, an earlier and a later pool; networks trained on one half
+    score the other in single forward passes, and each half plays each part once. Shapes, range, direction: as
+    `pool_novelty`. Differs from it: half the pool to learn from, and one split for all repeats.
+    """
+    online = settings.model_copy(update={"folds": 2})
+    return cross_fitted(task, online, pool_is_novel(task), "pool_novelty_online", one_split=True)[0]
+
+
+def oracle(task, settings):
+    """The upper bound: the same cross-fitted networks, trained with the pool's true labels (known images keep theirs,
+    open ones are class K+1). Shapes, range, direction: as `pool_novelty`. Raises: UserError without the true labels.
+    """
+    if task.oracle_targets is None:
+        raise UserError("oracle: this task holds no true labels; make it with oracle = True.")
+    targets = pool_is_novel(task)
+    true = task.oracle_targets
+    targets[task.dataset.rows(task.pool_ids)] = np.where(true < 0, len(task.known_classes), true)
+    return cross_fitted(task, settings, targets, "oracle")[0]
+
+
+def pool_is_novel(task):
+    """Training targets by position in the dataset: 0..K-1 for known training images, K for everything else."""
+    targets = np.full(len(task.dataset.table), len(task.known_classes))
+    targets[task.dataset.rows(task.train.index)] = task.train["target"]
+    return targets
+
+
+def fold_of(ids, folds, *keys):
+    """A fold 0..folds-1 for each sample id, of equal sizes to one image; a function of the ids and `keys` alone.
+
+    Shapes: ids (M,) -> int64 array (M,). The order of the ids makes no difference.
+    """
+    marks = [(zlib.crc32("/".join(map(str, (*keys, i))).encode()), i) for i in ids]
+    out = np.empty(len(marks), np.int64)
+    for rank, position in enumerate(sorted(range(len(marks)), key=marks.__getitem__)):
+        out[position] = rank % folds
+    return out
+
+
+class Fold:
+    """What one network may train on and what it scores, as positions in the dataset."""
+
+    def __init__(self, task, settings, repeat, number, one_split=False):
+        split = 0 if one_split else repeat
+        pool, known = (
+            (task.dataset.rows(ids), fold_of(ids, settings.folds, task.seed, split, part) == number)
+            for part, ids in (("pool", task.pool_ids), ("known", task.train.index))
+        )
+        self.name = f"r{repeat}f{number}"
+        self.pool_out, self.known_out = pool[1], known[1] & _first(known[1], pool[1].sum())
+        self.pool, self.scored_pool = pool[0][~pool[1]], pool[0][pool[1]]
+        self.known, self.scored_known = known[0][~known[1]], known[0][self.known_out]
+        self.drawn = min(round(settings.known_per_pool * len(self.pool)), len(self.known))
+
+    def rows(self, seed, epoch):
+        """Positions to train on in this epoch. Raises: AssertionError when one of them is to be scored."""
+        rng = np.random.default_rng(stream_seed(seed, self.name, epoch, "known"))
+        chosen = np.concatenate([self.pool, rng.choice(self.known, self.drawn, replace=False)])
+        check_unseen(chosen, np.concatenate([self.scored_pool, self.scored_known]))
+        return chosen
+
+
+def _first(mask, n):
+    """The first n of the set places: no more held-out known images are scored than pool images."""
+    return np.cumsum(mask) <= n
+
+
+def check_unseen(trained_on, scored):
+    """Raises: AssertionError when an image would be scored by a network that trains on it."""
+    seen = np.intersect1d(trained_on, scored)
+    if len(seen):
+        raise AssertionError(f"{len(seen)} images would be scored by a network that trained on them")
+
+
+def cross_fitted(task, settings, targets, label, one_split=False):
+    """Train `repeats` x `folds` networks; each scores the fold it did not train on.
+
+    Shapes: targets (all positions of the dataset,) int64, 0..K. Returns: open scores of the pool, and of the held-out
+    known training images: Series by sample id.
+    """
+    folds = [Fold(task, settings, r, f, one_split) for r in range(settings.repeats) for f in range(settings.folds)]
+    learners = [_learner(fold.name, task, settings) for fold in folds]
+    total = {"pool": torch.zeros(len(task.pool_ids), dtype=torch.float64),
+             "known": torch.zeros(len(task.train), dtype=torch.float64)}  # fmt: skip
+
+    def loss_of(net, batch, generator, epoch):
+        size = settings.start_size if epoch < settings.start_epochs else settings.image_size
+        y = torch.from_numpy(targets[batch]).to(task.device.torch_device)
+        return _loss(net, batch_of(task.dataset, batch), y, size, settings, task.device, generator)
+
+    def after_epoch(epoch):
+        if epoch >= settings.average_from:
+            for fold, x in zip(folds, learners, strict=True):
+                total["pool"][fold.pool_out] += log_odds(x.net, task, settings, fold.scored_pool)
+                total["known"][fold.known_out] += log_odds(x.net, task, settings, fold.scored_known)
+        return {}
+
+    data = data_digest(task.dataset, task.dataset.rows(task.pool_ids))
+    identity = {"dataset": task.dataset.name, "data": data, "targets": zlib.crc32(targets),
+                "f_close": zlib.crc32(np.ascontiguousarray(task.pool_logits))}  # fmt: skip
+    fit(learners, loss_of, lambda epoch: {f.name: f.rows(task.seed, epoch) for f in folds}, settings, task.device,
+        task.seed, task.folder, label, identity, after_epoch, total)  # fmt: skip
+    epochs = settings.epochs - settings.average_from
+    times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs
+    known = pd.Series(total["known"].numpy(), index=task.train.index, name="open_score")[times_known > 0]
+    pool = pd.Series(total["pool"].numpy() / (settings.repeats * epochs), index=task.pool_ids, name="open_score")
+    return pool, known / times_known[times_known > 0]
+
+
+def log_odds(net, task, settings, rows):
+    """z_{K+1} - logsumexp_k z_k of the clean view: float64 tensor (n,)."""
+    z = predict(net, task.dataset, rows, settings.image_size, settings.eval_batch_size, task.device, settings.mirror)
+    z = torch.from_numpy(z).double()
+    return z[:, -1] - z[:, :-1].logsumexp(1)
+
+
+def _learner(name, task, settings):
+    net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
+    if settings.init == "f_close":
+        net.body.load_state_dict(task.f_close.net.body.state_dict())
+        with torch.no_grad():
+            net.head.weight[:-1], net.head.bias[:-1] = task.f_close.net.head.weight, task.f_close.net.head.bias
+    net = task.device.place(net)
+    return Learner(name, net, make_optimizer(net, settings))
+
+
+def _loss(net, images, y, size, settings, device, generator):
+    weight = settings.consistency_weight or None
+    return two_view_loss(net, images, y, size, settings, device, generator, weight, settings.label_smoothing)

@@ -1,0 +1,96 @@
+"""ResNet-18 and ResNet-50: the layers, names and initial weights of torchvision's, so that weights fit both ways.
+
+Source: He, Zhang, Ren and Sun (2016); the stride of a bottleneck sits in its 3 x 3 convolution, as torchvision has it.
+Differs: the 3 x 3 convolutions are `Conv3x3`. Why not torchvision's own: importing torchvision imports the compiler of
+torch, which is 40 % of what a notebook needs to start, for networks that are never compiled.
+"""
+
+from torch import nn
+
+from fer_openset.convolution import Conv3x3
+
+
+def _shortcut(inputs, outputs, stride):
+    """Identity, or a 1 x 1 convolution where the shape changes."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Basic(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs, width, stride, downsample):
+        super().__init__()
+        self.conv1, self.bn1 = Conv3x3(inputs, width, stride), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2, self.bn2 = Conv3x3(width, width, 1), nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs, width, stride, downsample):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = Conv3x3(width, width, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class ResNet(nn.Module):
+    """Stem, four stages, average pooling and a linear layer. Shapes: x (N, 3, H, W) -> logits (N, n_classes)."""
+
+    def __init__(self, block, depths, n_classes=1000):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        inputs = 64
+        for number, depth in enumerate(depths):
+            width, blocks = 64 * 2**number, []
+            for i in range(depth):
+                stride = 2 if number and not i else 1
+                # The shortcut before the block: the order in which torchvision draws its random weights.
+                downsample = _shortcut(inputs, width * block.expansion, stride)
+                blocks.append(block(inputs, width, stride, downsample))
+                inputs = width * block.expansion
+            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(inputs, n_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def feature_map(self, x):
+        """The last stage's output (N, D, h, w)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, x):
+        return self.fc(self.feature_map(x).mean((2, 3)))
+
+
+BACKBONES = {"resnet18": (Basic, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+
+
+def resnet(name):
+    """A network with random weights from torch's global generator, by name."""
+    return ResNet(*BACKBONES[name])

@@ -1,0 +1,208 @@
+"""pool_novelty on planted data: novel images are found, no network scores what it saw, no label of the pool is read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import CPU, shuffled, small_net, tiny_dataset
+
+from fer_openset import metrics
+from fer_openset.closed_set import ClosedModel
+from fer_openset.datasets import Dataset
+from fer_openset.errors import UserError
+from fer_openset.methods import pool_novelty as module
+from fer_openset.methods.pool_novelty import (
+    KNOWN_SCORES,
+    Fold,
+    PoolNoveltySettings,
+    check_unseen,
+    fold_of,
+    oracle,
+    pool_novelty,
+    pool_novelty_online,
+)
+from fer_openset.methods.task import Task
+
+KNOWN, OPEN = ("fear", "disgust", "happiness"), "anger"
+
+
+def settings_of(**changes):
+    given = dict(
+        image_size=32, init="scratch", folds=2, repeats=1, known_per_pool=2.0, average_from=1, lr=0.02, epochs=3,
+        batch_size=16,
+    )  # fmt: skip
+    return PoolNoveltySettings(**given | changes)
+
+
+def planted(folder, dataset=None, seed=0):
+    """Known training images of three classes, a pool with a fourth. Returns: (task, who is open)."""
+    dataset = dataset or tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN))
+    table = dataset.table
+    train = table[(table["split"] == "train") & (table["label"] != OPEN)]
+    train = pd.DataFrame({"target": pd.Index(KNOWN).get_indexer(train["label"])}, index=train.index)
+    pool = table[table["split"] == "test"]
+    logits = pd.DataFrame(np.zeros((len(pool), 3), "float32"), index=pool.index, columns=list(KNOWN))
+    f_close = ClosedModel(small_net("small", 3, 7), KNOWN, 32, "small")
+    task = Task(dataset, KNOWN, train, logits, f_close, CPU, seed, "aligned", folder)
+    return task, (pool["label"] == OPEN).to_numpy()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(module, "new_net", small_net)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"init": "f_close"}, {"consistency_weight": 5.0}, {"mirror": False}, {"repeats": 2, "folds": 3}]
+)
+def test_images_of_an_unseen_class_get_the_high_scores(tmp_path, change):
+    task, is_open = planted(tmp_path)
+    scores = pool_novelty(task, settings_of(**change))
+    assert scores.index.equals(task.pool_ids) and np.isfinite(scores).all()
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+
+
+def test_held_out_known_images_score_like_the_known_ones_of_the_pool(tmp_path):
+    task, is_open = planted(tmp_path)
+    scores = pool_novelty(task, settings_of(folds=3))
+    known = pd.read_csv(tmp_path / KNOWN_SCORES, index_col="sample_id")["open_score"]
+    assert set(known.index) <= set(task.train.index) and 0 < len(known) <= len(task.pool_ids)
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+    assert metrics.auroc(np.r_[known, scores[is_open]], np.r_[np.zeros(len(known)), np.ones(is_open.sum())]) > 0.95
+
+
+def test_with_nothing_new_in_the_pool_pool_and_known_images_cannot_be_told_apart(tmp_path):
+    """The cross-fit at work: networks that scored what they trained on would tell them apart by heart."""
+    dataset = tiny_dataset({"train": 40, "test": 40}, KNOWN)
+    task, _ = planted(tmp_path, dataset)
+    scores = pool_novelty(task, settings_of(epochs=12, average_from=8))
+    known = pd.read_csv(tmp_path / KNOWN_SCORES)["open_score"]
+    together = metrics.auroc(np.r_[known, scores], np.r_[np.zeros(len(known)), np.ones(len(scores))])
+    assert 0.35 < together < 0.65
+
+
+@pytest.mark.parametrize("leak", ["pool", "known"])
+def test_a_planted_leak_is_caught(tmp_path, monkeypatch, leak):
+    task, _ = planted(tmp_path)
+    original = Fold.__init__
+
+    def leaky(self, *args):
+        original(self, *args)
+        name = {"pool": "scored_pool", "known": "scored_known"}[leak]
+        setattr(self, leak, np.append(getattr(self, leak), getattr(self, name)[:1]))
+        self.drawn = len(self.known)
+
+    monkeypatch.setattr(Fold, "__init__", leaky)
+    with pytest.raises(AssertionError, match="1 images would be scored by a network that trained on them"):
+        pool_novelty(task, settings_of())
+
+
+def test_check_unseen_tells_how_many():
+    check_unseen(np.array([1, 2]), np.array([3]))
+    with pytest.raises(AssertionError, match="2 images"):
+        check_unseen(np.array([1, 2, 3]), np.array([3, 2]))
+
+
+def test_every_pool_image_is_scored_by_each_repeat_once(tmp_path):
+    task, _ = planted(tmp_path)
+    settings = settings_of(folds=3, repeats=2)
+    for repeat in range(2):
+        folds = [Fold(task, settings, repeat, number) for number in range(3)]
+        assert (np.sum([f.pool_out for f in folds], axis=0) == 1).all()
+        assert (np.sum([f.known_out for f in folds], axis=0) <= 1).all()
+    first, second = (Fold(task, settings, repeat, 0) for repeat in range(2))
+    assert not np.array_equal(first.pool_out, second.pool_out)
+
+
+def test_folds_go_by_sample_id_not_by_place():
+    ids = pd.Index([f"image {i}" for i in range(101)])
+    folds = pd.Series(fold_of(ids, 4, 0, "pool"), index=ids)
+    back = ids[::-1]
+    assert folds.equals(pd.Series(fold_of(back, 4, 0, "pool"), index=back).loc[ids])
+    counts = folds.value_counts()
+    assert counts.max() - counts.min() <= 1 and len(counts) == 4
+    assert not folds.equals(pd.Series(fold_of(ids, 4, 1, "pool"), index=ids))
+
+
+def test_pseudo_labels_and_true_labels_of_the_pool_play_no_part(tmp_path):
+    task, _ = planted(tmp_path / "a")
+    expected = pool_novelty(task, settings_of())
+    table = task.dataset.table.assign(label="unknown to the method")
+    blind = Dataset(task.dataset.name, task.dataset.classes, table, task.dataset.images)
+    logits = task.pool_logits + 5 * np.eye(3)[np.arange(len(task.pool_logits)) % 3]
+    again = Task(**{**vars(task), "dataset": blind, "pool_logits": logits, "folder": tmp_path / "b"})
+    assert pool_novelty(again, settings_of()).equals(expected)
+    other = Task(**{**vars(task), "seed": 1, "folder": tmp_path / "c"})
+    assert not np.allclose(pool_novelty(other, settings_of()), expected)
+
+
+def test_fewer_known_images_are_drawn_anew_each_epoch(tmp_path):
+    task, _ = planted(tmp_path)
+    fold = Fold(task, settings_of(known_per_pool=0.5), 0, 0)
+    first, second = (set(fold.rows(0, epoch)) - set(fold.pool) for epoch in (0, 1))
+    assert len(first) == len(second) == 20 and first != second
+    assert Fold(task, settings_of(known_per_pool=50.0), 0, 0).drawn == 45  # all there are
+
+
+def test_the_oracle_learns_from_the_true_labels_and_only_it_gets_them(tmp_path):
+    dataset = tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN), noise=60.0)
+    task, is_open = planted(tmp_path, dataset)
+    with pytest.raises(UserError, match="oracle: this task holds no true labels"):
+        oracle(task, settings_of())
+    true = pd.Index(KNOWN).get_indexer(dataset.table.loc[task.pool_ids, "label"])
+    told = Task(**{**vars(task), "oracle_targets": true, "folder": tmp_path / "oracle"})
+    best = metrics.auroc(oracle(told, settings_of(epochs=6)).to_numpy(), is_open)
+    assert best > 0.9
+    swapped = Task(**{**vars(task), "oracle_targets": np.roll(true, 1), "folder": tmp_path / "swapped"})
+    assert metrics.auroc(oracle(swapped, settings_of(epochs=6)).to_numpy(), is_open) < best
+
+
+def test_online_every_image_is_scored_by_networks_of_the_other_half(tmp_path, monkeypatch):
+    task, is_open = planted(tmp_path)
+    seen = []
+    original = Fold.rows
+    monkeypatch.setattr(Fold, "rows", lambda self, *a: seen.append((self.name, self)) or original(self, *a))
+    scores = pool_novelty_online(task, settings_of(repeats=2, folds=5))
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+    folds = dict(seen)
+    assert sorted(folds) == ["r0f0", "r0f1", "r1f0", "r1f1"]
+    assert np.array_equal(folds["r0f0"].pool_out, folds["r1f0"].pool_out)  # one split: the halves never mix
+    assert (folds["r0f0"].pool_out ^ folds["r0f1"].pool_out).all()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_and_resumed_gives_the_same_scores(tmp_path, monkeypatch):
+    settings = settings_of(epochs=4)
+    task, _ = planted(tmp_path / "whole")
+    expected = pool_novelty(task, settings)
+    cut = Task(**{**vars(task), "folder": tmp_path / "cut"})
+    calls, loss = [], module._loss
+
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 40:  # in the third epoch: seven steps a network and epoch
+            raise Killed
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_loss", dies)
+        with pytest.raises(Killed):
+            pool_novelty(cut, settings)
+    pd.testing.assert_series_equal(pool_novelty(cut, settings), expected, check_exact=True)
+    whole, again = (pd.read_csv(tmp_path / name / KNOWN_SCORES) for name in ("whole", "cut"))
+    pd.testing.assert_frame_equal(whole, again)
+
+
+def test_the_order_of_the_rows_of_the_dataset_changes_no_fold(tmp_path):
+    task, _ = planted(tmp_path)
+    moved, _ = planted(tmp_path, shuffled(task.dataset))
+    for number in range(2):
+        a, b = (Fold(t, settings_of(), 0, number) for t in (task, moved))
+        assert set(task.pool_ids[a.pool_out]) == set(moved.pool_ids[b.pool_out])
+
+
+def test_scores_are_float64(tmp_path):
+    assert pool_novelty(planted(tmp_path)[0], settings_of(epochs=2)).dtype == torch.zeros(1).double().numpy().dtype

@@ -1,0 +1,42 @@
+"""The ResNets are torchvision's: names, initial weights, outputs, gradients; torchvision itself is not imported."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torchvision import models
+
+from fer_openset.resnet import BACKBONES, resnet
+
+
+def pair(name):
+    torch.manual_seed(3)
+    ours = resnet(name)
+    torch.manual_seed(3)
+    return ours, getattr(models, name)(weights=None)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_seed_gives_torchvision_s_names_and_initial_weights(name):
+    ours, theirs = (net.state_dict() for net in pair(name))
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[k], v) for k, v in theirs.items())
+
+
+@pytest.mark.parametrize("size", [64, 97])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_outputs_and_gradients_are_torchvision_s(name, size):
+    ours, theirs = pair(name)
+    x = torch.randn(4, 3, size, size)
+    for net in (ours, theirs):
+        net(x).square().mean().backward()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-3, atol=1e-4)
+    for (key, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm() + 1e-7, key
+
+
+def test_starting_a_notebook_does_not_import_the_compiler():
+    code = "import sys, fer_openset.pipeline; print([m for m in ('torchvision', 'torch._dynamo') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
