@@ -9,6 +9,9 @@ SIZE, BATCH = 112, 128  # of the main table
 # Timed images of the main table on two cores, (engine, reference): each measurement takes 5 to 30 seconds.
 COUNTS = {"detection": (512, 384), "closed": (768, 512), "scoring": (1536, 640)}
 SMALL = 48  # pixels: the size at which the image count, the workers and the threads are varied
+SMALL_COUNT = 1024
+# Timed images of each size, so that none takes more than ten seconds on two cores.
+SIZE_COUNTS = {48: 1024, 64: 768, 80: 512, 112: 256, 160: 128, 224: 128}
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,13 @@ def _scaling_tables(cores, gpu):
     def engine(size, batch, images):
         return _workload("detection", "engine", size, batch, images, cores, gpu)
 
-    small = engine(SMALL, BATCH, 512)
-    loader = _workload("detection", "reference", SMALL, BATCH, 512, cores, gpu)
+    small = engine(SMALL, BATCH, SMALL_COUNT)
+    loader = _workload("detection", "reference", SMALL, BATCH, SMALL_COUNT, cores, gpu)
     powers = [2**i for i in range(cores.bit_length()) if 2**i <= cores]
     return {
         "images": [replace(small, images=small.images * times) for times in (1, 4, 16)],
         # Small batches here, so that the largest size fits into the memory of a small machine.
-        "size": [engine(size, 32, 256 if size <= 112 else 128) for size in (48, 64, 80, 112, 160, 224)],
+        "size": [engine(size, 32, count) for size, count in SIZE_COUNTS.items()],
         "batch": [engine(SIZE, batch, 512) for batch in (32, 64, 128, 256)],
         "workers": [replace(loader, workers=workers) for workers in (0, *powers)],
         "threads": [replace(small, threads=threads) for threads in powers],
@@ -80,8 +83,8 @@ def _quick_table():
     return {task: tuple(Workload(task, side, 32, 8, 16, 8, i) for i, side in enumerate(SIDES)) for task in TASKS}
 
 
-def _workload(task, side, size, batch, images, cores, gpu):
-    # A pass must last seconds to be timed: faster machines get more images.
-    times = 16 if gpu else max(1, cores // 4)
-    warm_up = batch * (8 if gpu else 1)  # a GPU's first steps choose kernels and find their clock
-    return Workload(task, side, size, batch, images * times, warm_up, cores if side == "reference" else 0)
+def _workload(task, side, size, batch, count, cores, gpu):
+    images = count * (16 if gpu else max(1, cores // 4))  # a pass must last seconds to be timed
+    # The first steps fetch memory from the system and choose kernels; how many do is a matter of time, too.
+    warm_up = max(1, images // 4 // batch) * batch
+    return Workload(task, side, size, batch, images, warm_up, cores if side == "reference" else 0)
