@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision import models
 
 from benchmarks import __main__ as command
-from benchmarks import engine, faces, hardware, measure, reference, tables, workload
+from benchmarks import engine, faces, hardware, measure, precision, profile, reference, tables, workload
 from benchmarks.session import Session
 from benchmarks.workload import Workload
 from fer_openset.backbones import FaceNet
@@ -230,3 +230,19 @@ def test_each_side_starts_as_its_users_start_it(monkeypatch):
     assert "GLIBC_TUNABLES" not in measure._environment(replace(TINY, side="reference"))
     environment = measure._environment(replace(TINY, threads=2))
     assert environment["FER_OPENSET_THREADS"] == environment["OMP_NUM_THREADS"] == "2"
+
+
+def test_the_profile_names_operations_and_their_shares_sum_to_one():
+    speed, shares = profile.measure(32, 4, steps=1)
+    assert speed > 0 and sum(shares.values()) == pytest.approx(1)
+    assert any("convolution" in key for key in shares)
+
+
+def test_both_precisions_are_compared(tmp_path, capsys):
+    overrides = '{"epochs": 1, "image_size": 32}'
+    assert precision.main(["--seeds", "1", "--out", str(tmp_path), "--overrides", overrides]) == 0
+    found = json.loads((tmp_path / "precision.json").read_text())
+    assert set(found["runs"]) == {"float32", "bf16"} and 0 < found["gradient_error"] < 0.2
+    assert "closed accuracy" in capsys.readouterr().out
+    assert precision.main(["--out", str(tmp_path), "--overrides", '{"epoch": 1}']) == 2
+    assert "did you mean 'epochs'" in capsys.readouterr().err
