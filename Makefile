@@ -50,7 +50,7 @@ lock: $(READY) ## pin all dependencies again, with hashes, from pyproject.toml
 
 clean: ## remove runs, reports and caches; tables, the environment and data stay
 	rm -rf results/runs results/reports results/.snakemake .cache .pytest_cache .ruff_cache
-	find fer_openset workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fer_openset workflow benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib import import_module
 
 from benchmarks.workload import Workload
 from fer_openset.settings import ROOT
@@ -63,11 +64,12 @@ def _environment(workload):
 
 def measure(workload, folder):
     """Measure one workload in this process."""
-    from benchmarks import engine, reference  # here, so that the process that only starts others stays small
+    # Here, so that the process that only starts others stays small, and each side loads its own libraries alone.
+    side = import_module(f"benchmarks.{workload.side}")
     from benchmarks.stopwatch import Stopwatch, peak_memory
 
     watch = Stopwatch()
-    result = {"engine": engine, "reference": reference}[workload.side].run(workload, folder, watch)
+    result = side.run(workload, folder, watch)
     if not math.isfinite(result):
         raise SystemExit(f"its result is {result}: this run did no proper work")
     speed = {"images_per_s": workload.images / watch.wall, "wall_s": watch.wall, "cpu_s": watch.cpu, "result": result}
