@@ -41,6 +41,21 @@ class AugmentSettings(Settings):
         return value
 
 
+class SizeSettings(Settings):
+    """Image size: the first `start_epochs` epochs see images of `start_size`, all that follows of `image_size`.
+
+    Small images are several times cheaper and teach most of what there is to learn early on.
+    """
+
+    image_size: int = Field(ge=1)
+    start_size: int = Field(1, ge=1)
+    start_epochs: int = Field(0, ge=0)
+
+    def size_at(self, epoch):
+        """Pixels a side in `epoch` (from 0)."""
+        return self.start_size if epoch < self.start_epochs else self.image_size
+
+
 def to_float(images, device):
     """uint8 images to float32 0..255 on the device."""
     return images.to(device, non_blocking=True).float()

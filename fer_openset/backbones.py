@@ -1,9 +1,12 @@
 """Networks: a ResNet with a linear head whose weights also give the class activation maps."""
 
+from textwrap import shorten
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.resnet import BACKBONES, resnet
 
@@ -49,6 +52,15 @@ def new_net(backbone, n_classes, seed, zero_head=True):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FaceNet(backbone, n_classes, zero_head)
+
+
+def copy_weights(net, tensors, source, backbone):
+    """Load a whole state into `net`. Raises: UserError that names `source` when it belongs to another network."""
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
+        raise UserError(f"{source} do not fit {backbone}: {reason}") from None
 
 
 def attention_maps(feature_map, head_weight):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from fer_openset import atomic
-from fer_openset.augment import AugmentSettings, clean_view, train_view
+from fer_openset.augment import AugmentSettings, SizeSettings, clean_view, train_view
 from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
@@ -26,18 +26,14 @@ MODEL = "model.safetensors"
 OUTPUTS = "outputs.npz"
 
 
-class ClosedSetSettings(OptimSettings, AugmentSettings):
+class ClosedSetSettings(OptimSettings, AugmentSettings, SizeSettings):
     """Recipe of f_close; origins of the values stand in params/closed_set.yaml.
 
-    The first `start_epochs` epochs see images of `start_size`, the others and all that follows of `image_size`:
-    small images are several times cheaper and teach most of what there is to learn early on. `mirror`: outputs are the
-    mean of the logits of an image and of its mirror image; the paper's model sees the image alone.
+    `mirror`: outputs are the mean of the logits of an image and of its mirror image; the paper's model sees the image
+    alone.
     """
 
     backbone: str = "resnet18"
-    image_size: int = Field(ge=1)
-    start_size: int = Field(1, ge=1)
-    start_epochs: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mirror: bool = False
     eval_batch_size: int = Field(512, ge=1)
@@ -86,11 +82,8 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
     targets[rows] = protocol.train["target"]
     valid = dataset.rows(protocol.valid.index)
 
-    def size_at(epoch):
-        return settings.start_size if epoch < settings.start_epochs else settings.image_size
-
     def loss_of(net, batch, generator, epoch):
-        x = train_view(batch_of(dataset, batch), size_at(epoch), settings, device.torch_device, generator)
+        x = train_view(batch_of(dataset, batch), settings.size_at(epoch), settings, device.torch_device, generator)
         y = torch.from_numpy(targets[batch]).to(device.torch_device)
         with device.autocast():
             logits = net(x)
@@ -101,7 +94,7 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
         if not len(valid):
             return {}
         mirror = settings.mirror and epoch + 1 == settings.epochs  # on the way there the cheaper figure will do
-        logits = predict(net, dataset, valid, size_at(epoch), settings.eval_batch_size, device, mirror)
+        logits = predict(net, dataset, valid, settings.size_at(epoch), settings.eval_batch_size, device, mirror)
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),

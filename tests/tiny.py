@@ -5,6 +5,7 @@ Every class has its own brightness and stripes; an image is its class's pattern 
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -83,3 +84,23 @@ def task_of(dataset, ids, pseudo, classes, folder, seed=0, alignment="aligned", 
     logits = pd.DataFrame(np.eye(len(classes), dtype="float32")[pseudo] * 5, index=ids, columns=list(classes))
     f_close = f_close or ClosedModel(small_net("small", len(classes), 7), tuple(classes), 32, "small")
     return Task(dataset, tuple(classes), pd.DataFrame(), logits, f_close, CPU, seed, alignment, folder)
+
+
+class Killed(Exception):
+    """Stands in for a killed process."""
+
+
+def killed_at_call(number, monkeypatch, module, name, run):
+    """Do `run()` and have call `number` of `module.name` raise, as if the process were killed there."""
+    calls, original = [], getattr(module, name)
+
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, dies)
+        with pytest.raises(Killed):
+            run()

@@ -5,8 +5,6 @@ selection of clean samples; an image's open score is its remaining cross-entropy
 """
 
 import warnings
-import zlib
-from textwrap import shorten
 from typing import Literal
 
 import numpy as np
@@ -18,9 +16,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from fer_openset.augment import AugmentSettings, clean_view, train_view
-from fer_openset.backbones import new_net
+from fer_openset.backbones import copy_weights, new_net
 from fer_openset.checkpoint import load_tensors
-from fer_openset.closed_set import batch_of, data_digest
+from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.two_views import two_view_loss
@@ -89,8 +87,7 @@ def noisy_label(task, settings):
             total.add_(torch.from_numpy(mean - mean.mean()))
         return {}
 
-    identity = {"dataset": task.dataset.name, "alignment": task.alignment, "data": data_digest(task.dataset, rows),
-                "f_close": zlib.crc32(np.ascontiguousarray(task.pool_logits))}  # fmt: skip
+    identity = {**task.identity(), "alignment": task.alignment}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder,
         f"noisy_label {task.alignment}", identity, after_epoch, {"total": total})  # fmt: skip
     if settings.score == "trajectory":
@@ -102,28 +99,20 @@ def _learner(name, task, settings):
     """A net whose body starts from `settings.init` and whose head is its own (different head seeds: two views)."""
     net = new_net(settings.backbone, len(task.known_classes), stream_seed(task.seed, "body"), zero_head=False)
     if settings.init == "f_close":
-        _copy(net, task.f_close.net.state_dict(), "f_close", settings)
+        copy_weights(net, task.f_close.net.state_dict(), "noisy_label: the weights of f_close", settings.backbone)
     elif settings.init == "pretrained":
         if not settings.weights:
             raise UserError("noisy_label: init: pretrained needs `weights`, the path of a safetensors file.")
         path = ROOT / settings.weights
         body = {k: v for k, v in load_tensors(path)[0].items() if k.startswith("body.")}
         head = {f"head.{k}": v for k, v in net.head.state_dict().items()}
-        _copy(net, {**head, **body}, str(path), settings)
+        copy_weights(net, {**head, **body}, f"noisy_label: the weights of {path}", settings.backbone)
     if settings.init != "f_close":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(task.seed, name, "head"))
             net.head.reset_parameters()
     net = task.device.place(net)
     return Learner(name, net, make_optimizer(net, settings))
-
-
-def _copy(net, tensors, source, settings):
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
-        raise UserError(f"noisy_label: the weights of {source} do not fit {settings.backbone}: {reason}") from None
 
 
 def _loss(net, images, y, settings, device, generator):

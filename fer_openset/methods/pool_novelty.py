@@ -16,9 +16,9 @@ import torch
 from pydantic import Field
 
 from fer_openset import atomic
-from fer_openset.augment import AugmentSettings
-from fer_openset.backbones import new_net
-from fer_openset.closed_set import batch_of, data_digest, predict
+from fer_openset.augment import AugmentSettings, SizeSettings
+from fer_openset.backbones import copy_weights, new_net
+from fer_openset.closed_set import batch_of, predict
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.two_views import two_view_loss
@@ -26,7 +26,7 @@ from fer_openset.methods.two_views import two_view_loss
 KNOWN_SCORES = "known_scores.csv"
 
 
-class PoolNoveltySettings(OptimSettings, AugmentSettings):
+class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
     """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
 
     init: weights a network starts from; `f_close` gives its body and its K head rows. folds: parts of pool and training
@@ -34,13 +34,9 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings):
     averaged. known_per_pool: known training images seen in an epoch for each pool image (a fresh draw each epoch).
     average_from: scores are averaged over the epochs from this one on (0 = the first). consistency_weight: weight of
     the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over an image and its mirror.
-    start_size, start_epochs: image size of the first epochs, as in f_close.
     """
 
     backbone: str = "resnet18"
-    image_size: int = Field(ge=1)
-    start_size: int = Field(1, ge=1)
-    start_epochs: int = Field(0, ge=0)
     eval_batch_size: int = Field(512, ge=1)
     init: Literal["scratch", "f_close"]
     folds: int = Field(ge=2)
@@ -152,9 +148,8 @@ def cross_fitted(task, settings, targets, label, one_split=False):
              "known": torch.zeros(len(task.train), dtype=torch.float64)}  # fmt: skip
 
     def loss_of(net, batch, generator, epoch):
-        size = settings.start_size if epoch < settings.start_epochs else settings.image_size
         y = torch.from_numpy(targets[batch]).to(task.device.torch_device)
-        return _loss(net, batch_of(task.dataset, batch), y, size, settings, task.device, generator)
+        return _loss(net, batch_of(task.dataset, batch), y, settings.size_at(epoch), settings, task.device, generator)
 
     def after_epoch(epoch):
         if epoch >= settings.average_from:
@@ -163,9 +158,7 @@ def cross_fitted(task, settings, targets, label, one_split=False):
                 total["known"][fold.known_out] += log_odds(x.net, task, settings, fold.scored_known)
         return {}
 
-    data = data_digest(task.dataset, task.dataset.rows(task.pool_ids))
-    identity = {"dataset": task.dataset.name, "data": data, "targets": zlib.crc32(targets),
-                "f_close": zlib.crc32(np.ascontiguousarray(task.pool_logits))}  # fmt: skip
+    identity = {**task.identity(), "targets": zlib.crc32(targets)}
     fit(learners, loss_of, lambda epoch: {f.name: f.rows(task.seed, epoch) for f in folds}, settings, task.device,
         task.seed, task.folder, label, identity, after_epoch, total)  # fmt: skip
     epochs = settings.epochs - settings.average_from
@@ -185,9 +178,10 @@ def log_odds(net, task, settings, rows):
 def _learner(name, task, settings):
     net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
     if settings.init == "f_close":
-        net.body.load_state_dict(task.f_close.net.body.state_dict())
-        with torch.no_grad():
-            net.head.weight[:-1], net.head.bias[:-1] = task.f_close.net.head.weight, task.f_close.net.head.bias
+        known = task.f_close.net.state_dict()
+        new_row = {name: net.state_dict()[name][-1:] for name in ("head.weight", "head.bias")}
+        heads = {name: torch.cat([known[name].cpu(), row]) for name, row in new_row.items()}
+        copy_weights(net, {**known, **heads}, "pool_novelty: the weights of f_close", settings.backbone)
     net = task.device.place(net)
     return Learner(name, net, make_optimizer(net, settings))
 

@@ -1,12 +1,13 @@
 """What a method is given: images, known labels and pseudo labels, but no label of the pool (the oracle excepted)."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fer_openset.closed_set import ClosedModel, read_outputs
+from fer_openset.closed_set import ClosedModel, data_digest, read_outputs
 from fer_openset.datasets import Dataset
 from fer_openset.device import Device
 from fer_openset.protocol import Protocol, align
@@ -41,6 +42,12 @@ class Task:
     def pseudo_labels(self):
         """Position of f_close's highest logit for each pool image: int64 array (M,), values 0..K-1."""
         return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
+
+    def identity(self):
+        """What a checkpoint of any method on this task must agree in."""
+        data = data_digest(self.dataset, self.dataset.rows(self.pool_ids))
+        f_close = zlib.crc32(np.ascontiguousarray(self.pool_logits))
+        return {"dataset": self.dataset.name, "data": data, "f_close": f_close}
 
 
 def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder, oracle=False):

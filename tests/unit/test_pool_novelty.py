@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import CPU, shuffled, small_net, tiny_dataset
+from tiny import CPU, killed_at_call, shuffled, small_net, tiny_dataset
 
 from fer_openset import metrics
 from fer_openset.closed_set import ClosedModel
@@ -170,27 +170,13 @@ def test_online_every_image_is_scored_by_networks_of_the_other_half(tmp_path, mo
     assert (folds["r0f0"].pool_out ^ folds["r0f1"].pool_out).all()
 
 
-class Killed(Exception):
-    pass
-
-
 def test_killed_and_resumed_gives_the_same_scores(tmp_path, monkeypatch):
     settings = settings_of(epochs=4)
     task, _ = planted(tmp_path / "whole")
     expected = pool_novelty(task, settings)
     cut = Task(**{**vars(task), "folder": tmp_path / "cut"})
-    calls, loss = [], module._loss
-
-    def dies(*args):
-        calls.append(1)
-        if len(calls) == 40:  # in the third epoch: seven steps a network and epoch
-            raise Killed
-        return loss(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_loss", dies)
-        with pytest.raises(Killed):
-            pool_novelty(cut, settings)
+    # In the third epoch: seven steps a network and epoch.
+    killed_at_call(40, monkeypatch, module, "_loss", lambda: pool_novelty(cut, settings))
     pd.testing.assert_series_equal(pool_novelty(cut, settings), expected, check_exact=True)
     whole, again = (pd.read_csv(tmp_path / name / KNOWN_SCORES) for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(whole, again)
