@@ -43,7 +43,7 @@ def _detection(dataset, workload, device, folder, watch):
     targets = faces.labels(len(dataset.table))
     logits = pd.DataFrame(np.eye(len(BASIC), dtype="float32")[targets], index=dataset.table.index, columns=BASIC)
     # No f_close: the preset starts from random weights.
-    task = Task(dataset, BASIC, pd.DataFrame(), logits, None, device, 0, "aligned", folder)
+    task = Task(dataset, BASIC, pd.DataFrame(), pd.DataFrame(), logits, None, device, 0, "aligned", folder)
     with _watched(noisy_label_module, watch, workload):
         run_method("noisy_label", task, settings_of(workload))
     return _last_loss(folder)

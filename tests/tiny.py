@@ -83,7 +83,7 @@ def task_of(dataset, ids, pseudo, classes, folder, seed=0, alignment="aligned", 
     """A detection task whose f_close says `pseudo` (class numbers) with certainty."""
     logits = pd.DataFrame(np.eye(len(classes), dtype="float32")[pseudo] * 5, index=ids, columns=list(classes))
     f_close = f_close or ClosedModel(small_net("small", len(classes), 7), tuple(classes), 32, "small")
-    return Task(dataset, tuple(classes), pd.DataFrame(), logits, f_close, CPU, seed, alignment, folder)
+    return Task(dataset, tuple(classes), pd.DataFrame(), pd.DataFrame(), logits, f_close, CPU, seed, alignment, folder)
 
 
 class Killed(Exception):

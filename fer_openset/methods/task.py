@@ -18,7 +18,8 @@ class Task:
     """One detection problem. The pool's labels are deliberately not here: metrics alone read them.
 
     pool_ids: sample ids of the pool (M). pool_logits: DataFrame (M, K), f_close's logits of the pool under the
-    task's alignment. train: known training images, indexed by sample id, column `target` (0..K-1).
+    task's alignment. train, valid: known training and known validation images (nothing trains on the latter; it may be
+    empty), indexed by sample id, column `target` (0..K-1).
     folder: where a method may keep its checkpoint and history. oracle_targets: None for every method but `oracle`,
     which gets the pool's true targets (M,), -1 for open images.
     """
@@ -26,6 +27,7 @@ class Task:
     dataset: Dataset
     known_classes: tuple
     train: pd.DataFrame
+    valid: pd.DataFrame
     pool_logits: pd.DataFrame
     f_close: ClosedModel
     device: Device
@@ -55,5 +57,5 @@ def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device,
     Raises: UserError when a step has not run."""
     logits = align(read_outputs(pseudo_label_folder), protocol, alignment, seed)
     true = protocol.pool_targets() if oracle else None
-    return Task(dataset, protocol.known_classes, protocol.train, logits, f_close, device, seed, alignment,
-                Path(folder), true)  # fmt: skip
+    return Task(dataset, protocol.known_classes, protocol.train, protocol.valid, logits, f_close, device, seed,
+                alignment, Path(folder), true)  # fmt: skip

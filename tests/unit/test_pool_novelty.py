@@ -43,7 +43,7 @@ def planted(folder, dataset=None, seed=0):
     pool = table[table["split"] == "test"]
     logits = pd.DataFrame(np.zeros((len(pool), 3), "float32"), index=pool.index, columns=list(KNOWN))
     f_close = ClosedModel(small_net("small", 3, 7), KNOWN, 32, "small")
-    task = Task(dataset, KNOWN, train, logits, f_close, CPU, seed, "aligned", folder)
+    task = Task(dataset, KNOWN, train, train[:0], logits, f_close, CPU, seed, "aligned", folder)
     return task, (pool["label"] == OPEN).to_numpy()
 
 
