@@ -1,4 +1,4 @@
-"""The command line: python -m fer_openset tables | summary."""
+"""The command line: python -m fer_openset tables | summary | arrays."""
 
 import argparse
 import sys
@@ -25,15 +25,27 @@ def summary(options):
     print(report.as_text(runs))
 
 
+def arrays(options):
+    """Make the small arrays behind the figures (results/arrays) from the runs at hand."""
+    from fer_openset import arrays as small
+
+    folders = small.run_folders(options.dataset, options.preset, options.open_classes)
+    small.make_arrays(folders, options.data_root)
+    print(f"arrays of {len(folders)} run folders in {small.arrays_path('scores').parent}")
+
+
 def parse(arguments):
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables of the runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (tables, summary):
+    for command in (tables, summary, arrays):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
-    sub.add_argument("--dataset", help="only this dataset")
-    sub.add_argument("--preset", help="only this preset")
+        if command is not tables:
+            sub.add_argument("--dataset", help="only this dataset")
+            sub.add_argument("--preset", help="only this preset")
+    sub.add_argument("--open-classes", help="only these open classes, joined by +")
+    sub.add_argument("--data-root", default="", help="folder of a real dataset, if it is not the usual one")
     return parser.parse_args(arguments)
 
 
