@@ -1,4 +1,4 @@
-"""Small arrays that figures need and tables cannot hold: made once from the runs at hand, committed under results/arrays.
+"""Small arrays that figures need and tables cannot hold: made from the runs at hand, committed under results/arrays.
 
 `python -m fer_openset arrays` writes, for each folder of runs (dataset, preset, open classes, seed), what its runs
 allow: `scores` (open scores by sample id), `labels` (what f_close takes each part of the pool for), `features` (t-SNE
@@ -19,6 +19,7 @@ from fer_openset.atomic import atomic_path, write_csv
 from fer_openset.errors import UserError
 from fer_openset.runs import RunFolder, is_done, load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
+from fer_openset.variants import write_variants
 
 KINDS = ("scores", "labels", "features", "maps", "digits")
 SHARES = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")
@@ -43,7 +44,7 @@ def arrays_path(kind, where=None):
 
 
 def write_arrays(kind, where, arrays, about):
-    """Write arrays (plain numbers and text, nothing pickled) and what they are about; the same values, the same bytes."""
+    """Write arrays (numbers and text, nothing pickled) and what they are about; same values, same bytes."""
     with atomic_path(arrays_path(kind, where)) as path, open(path, "wb") as handle:
         np.savez_compressed(handle, about=json.dumps(about, sort_keys=True), **arrays)
 
@@ -91,7 +92,9 @@ def score_arrays(folder):
     for record in sorted((folder.root / "methods").glob("*/*/default/run.json")):
         values = pd.read_csv(record.parent / "scores.csv", index_col="sample_id")["open_score"]
         if not values.index.equals(parts.index):
-            raise UserError(f"{record.parent}: its scores belong to other images than {folder.pseudo_labels}; rerun it.")
+            raise UserError(
+                f"{record.parent}: its scores belong to other images than {folder.pseudo_labels}; rerun it."
+            )
         names.append("/".join(record.parts[-4:-2]))
         scores.append(values.to_numpy("float32"))
         commits.append(load_record(record.parent)["commit"])
@@ -139,7 +142,9 @@ def read_shares():
     frame = pd.read_csv(path, dtype=dict.fromkeys((*SHARES[:-1], "commit"), "str"), keep_default_na=False)
     missing = [name for name in columns if name not in frame]
     if missing:
-        raise UserError(f"{path}: column(s) {', '.join(missing)} missing; delete it, then: python -m fer_openset arrays.")
+        raise UserError(
+            f"{path}: column(s) {', '.join(missing)} missing; delete it, then: python -m fer_openset arrays."
+        )
     return frame[columns]
 
 
@@ -158,10 +163,11 @@ def write_shares():
 
 
 def make_arrays(folders, data_root=""):
-    """Write all arrays that the runs of these folders allow, and the table of open shares. Returns: the paths written."""
+    """Write all arrays that these folders allow, and the tables of open shares and variants. Returns: paths written."""
     from fer_openset import embeddings  # torch is slow to import, and reading arrays needs none
 
     write_shares()
+    write_variants()
     makers = {"scores": score_arrays, "labels": label_arrays,
               "features": lambda f: embeddings.feature_arrays(f, data_root),
               "maps": lambda f: embeddings.map_arrays(f)}  # fmt: skip

@@ -87,9 +87,9 @@ def _by_hash(ids, n):
 def feature_arrays(folder, data_root=""):
     """t-SNE places of the same pool images in the features of f_close, noisy_label and pool_novelty.
 
-    Only networks that never trained on a shown image's own part of the pool with its novelty label: for pool_novelty the
-    images are those that its first network held out. Arrays: label (n,), is_open (n,), panel (P,), place (P, n, 2)
-    float32, ratio (P,) class distance ratio, pixel_ratio () that of the grey pixels. Returns: (arrays, about), or None.
+    The images are test images that pool_novelty's first network held out; noisy_label trains on all of the pool.
+    Arrays: label (n,), is_open (n,), panel (P,), place (P, n, 2) float32, ratio (P,) class distance ratio, pixel_ratio
+    () that of the grey pixels. Returns: (arrays, about), or None.
     """
     if not is_done(folder.closed_set):
         return None
@@ -190,5 +190,6 @@ def digit_arrays(seed=0):
             hidden = np.maximum(x[test] @ net.coefs_[0] + net.intercepts_[0], 0)
     names = y[test].astype(str)
     arrays = {"labels": counts, "label": names, "is_open": y[test] == DIGITS_OPEN, "place": tsne(hidden),
-              "ratio": class_distance_ratio(hidden, names), "pixel_ratio": class_distance_ratio(x[test], names)}  # fmt: skip
+              "ratio": class_distance_ratio(hidden, names),
+              "pixel_ratio": class_distance_ratio(x[test], names)}  # fmt: skip
     return arrays, {"dataset": "digits", "open_classes": str(DIGITS_OPEN), "seed": seed, "n": len(test)}

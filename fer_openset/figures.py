@@ -25,7 +25,6 @@ from fer_openset.style import (
     RED,
     SPLIT_COLOURS,
     colour,
-    look,
     new_axes,
     styled,
 )

@@ -19,7 +19,7 @@ POINTS = 8  # size of all text
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and the whole width of a two-column page
 STYLE = {
     **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize", "figure.titlesize"), POINTS),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), POINTS),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "figure.labelsize"), POINTS),
     **{"font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
     **{"axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.3, "hatch.linewidth": 0.5},
     **{"pdf.fonttype": 42},  # text stays text
@@ -43,7 +43,8 @@ FAMILIES = {
     "activations": (":", {"dice": "#6B4A1E", "react": "#9C7A3C", "ash": "#C7A76C", "scale": "#47300F"}),
     "trained": ("-", {"eow": ORANGE, "proser": PURPLE, "dias": YELLOW}),
     "label noise": ("-.", {
-        "pseudo_label_ce": "#7A3E5F", "self_confidence": "#A8647F", "disagreement": "#4E2440", "loss_average": "#C79AAE",
+        "pseudo_label_ce": "#7A3E5F", "self_confidence": "#A8647F", "disagreement": "#4E2440",
+        "loss_average": "#C79AAE",
     }),
     "the paper's": ("-", {"noisy_label": RED, "noisy_label_online": "#8C3D00"}),
     "ours": ("-", {"pool_novelty": GREEN, "pool_novelty_online": "#005C43"}),
