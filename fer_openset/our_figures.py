@@ -26,7 +26,7 @@ from fer_openset.style import (
 @styled
 def roc_bands(curves):
     """ROC curves with bands, open positive. Shapes: curves [(method, label, fpr (g,), tpr, lo, hi)]; []: no runs."""
-    figure, [[ax]] = new_axes(PAGE * 0.72, 3.0)
+    figure, [[ax]] = new_axes(PAGE * 0.8, 3.0)
     if not curves:
         say_instead(ax, NO_RUNS)
         return figure
@@ -81,8 +81,7 @@ def oracle_heatmap(auroc, reached):
         share = reached.iat[row, column]
         text = "" if np.isnan(value) else f"{value:.3f}"
         ax.text(column, row, text, ha="center", va="center", color="white" if share < 0.5 else "black")
-    ax.set_xticks(range(columns), [name.replace("+", "+\n") for name in auroc.columns], rotation=25, ha="right",
-                  rotation_mode="anchor")  # fmt: skip
+    ax.set_xticks(range(columns), [name.replace("+", "+\n") for name in auroc.columns])
     ax.set_yticks(range(rows), list(auroc.index))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

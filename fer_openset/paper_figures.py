@@ -85,22 +85,22 @@ def pseudo_label_shares(panels):
 
     Shapes: panels [(title, table with columns label, share, lo, hi)]; None instead of the table: no runs yet.
     """
-    figure, [axes] = new_axes(PAGE, 2.5, 1, len(panels), sharey=True)
+    figure, [axes] = new_axes(PAGE, 2.5, 1, len(panels))
     for ax, (title, table) in zip(axes, panels, strict=True):
         ax.set_title(title)
+        ax.set(xlabel="share of open images", ylabel="pseudo label")
         if table is None:
             say_instead(ax, NO_RUNS)
             continue
         place = np.arange(len(table))
-        ax.bar(place, table["share"], 0.7, color=OPEN, alpha=0.85)
+        ax.barh(place, table["share"], 0.7, color=OPEN, alpha=0.85)
         whiskers = np.clip([table["share"] - table["lo"], table["hi"] - table["share"]], 0, None)
-        ax.errorbar(place, table["share"], whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
-        turned = max(map(len, table["label"])) > 5
-        ax.set_xticks(place, table["label"], rotation=35 if turned else 0, ha="right" if turned else "center",
-                      rotation_mode="anchor" if turned else None)  # fmt: skip
-        ax.set(xlabel="pseudo label")
-    axes[0].set_ylim(0, None)
-    axes[0].set_ylabel("share of open images")
+        ax.errorbar(table["share"], place, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
+        ax.set_yticks(place, table["label"])
+        ax.invert_yaxis()
+    top = max([0.1, *(table["hi"].max() for _, table in panels if table is not None)])
+    for ax, (_, table) in zip(axes, panels, strict=True):
+        ax.set_xlim(0, 1.03 * top if table is not None else 1)
     return figure
 
 

@@ -20,8 +20,8 @@ def class_distance(where):
     if faces and digits:
         about, near, far = faces.about, float(faces["ratio"][0]), float(digits["ratio"])
         text = (
-            f"{agreement(near < far)}: in units of their own spread, classes of faces lie {near:.2f} apart "
-            f"and those of objects {far:.2f}. Not comparable: these are the features of each closed model, and digits stand in for "
+            f"{agreement(near < far)}: in units of their own spread, classes of faces lie {near:.2f} apart, those of "
+            f"objects {far:.2f}. Not comparable: these are the features of each closed model, and digits stand in for "
             f"CIFAR-10; the paper shows CLIP features. {source(about)}"
         )
     return Plate("fig1_class_distance", paper_figures.embedding_classes(panels), text, about)

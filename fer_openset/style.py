@@ -26,7 +26,7 @@ STYLE = {
 }
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-    "#999999",
+    "#666666",  # darker than the usual grey, which red-green blind eyes take for the purple
 )
 KNOWN, OPEN = BLUE, RED
 
