@@ -171,7 +171,7 @@ def _forward(outputs_of, net, dataset, rows, image_size, batch_size, device, mir
 
 @dataclass(frozen=True)
 class Outputs:
-    """What f_close says and sees, DataFrames by sample id: logits (float32, K columns), features (float16, D columns)."""
+    """What f_close says and sees, by sample id: logits (float32, K columns) and features (float16, D columns)."""
 
     logits: pd.DataFrame
     features: pd.DataFrame
@@ -194,10 +194,10 @@ def closed_outputs(model, dataset, protocol, settings, device):
 def write_pseudo_labels(outputs, protocol, seed, folder):
     """Write f_close's outputs and the pool's pseudo labels, `aligned` and `as_released`, into `folder`.
 
-    Files: outputs.npz (ids, logits, features), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per alignment, the
-    authors' two text formats: `predicted_labels_openN.txt` (line: sample id, space, class number 0..K-1, the test split
-    first, then the open training images) and `predicted_labels_openN_openset_index.txt` (0-based positions of the open
-    images in it), N = numbers of the open classes joined by `_`. Returns: the table of pseudo labels.
+    Files: outputs.npz (ids, logits, features), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per
+    alignment, the authors' two text formats: `predicted_labels_openN.txt` (line: sample id, space, class number 0..K-1,
+    the test split first, then the open training images) and `predicted_labels_openN_openset_index.txt` (0-based
+    positions of the open images in it), N = numbers of the open classes joined by `_`. Returns: the table of labels.
     Paper: "Pipeline". Differs: the first field of a line is the sample id, not a path on the authors' disk.
     """
     folder, logits = Path(folder), outputs.logits

@@ -70,7 +70,7 @@ class Task:
 
     @property
     def train_logits(self):
-        """f_close's logits of the known training images: DataFrame (N, K), rows as in `train`, whatever the alignment."""
+        """f_close's logits of the known training images, in any alignment: DataFrame (N, K), rows as in `train`."""
         return self._cached().train_logits
 
     @property
