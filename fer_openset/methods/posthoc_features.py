@@ -167,8 +167,8 @@ def _gaussian(task, detector):
 
 @contextmanager
 def _float64():
-    """pytorch-ood sums covariances in the default type. A float32 sum over tens of thousands of images is not accurate
-    to the ridge of 1e-6 that keeps the inverse finite: features that are never active would get negative distances."""
+    """pytorch-ood sums covariances in the default type, and a ridge of 1e-6 keeps the inverse finite. With fewer
+    training images than features float32 is too coarse for that ridge, and distances come out negative."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -1,5 +1,7 @@
 """The one post-hoc score of the panel that needs the pool's images again: ODIN follows a gradient in the input."""
 
+import copy
+
 import torch
 from pydantic import Field
 from pytorch_ood.detector import ODIN
@@ -29,18 +31,15 @@ def odin(task, settings):
     what a bfloat16 can tell apart near 1. `mirror: false` looks at one view, also where the cached logits are means of
     two.
     """
-    net, place = task.f_close.net, task.device.torch_device
+    net = copy.deepcopy(task.f_close.net).eval().requires_grad_(False)  # the only gradient is the image's
     rows = task.dataset.rows(task.pool_sources)
     std = GREY_STD if task.dataset.images.shape[1] == 1 else IMAGENET_STD
     detector = ODIN(lambda x: _logits(net, x, settings.mirror), eps=settings.eps, temperature=settings.temperature,
                     norm_std=list(std))  # fmt: skip
-    was_training = net.training
-    net.eval()
     parts = []
     for start in range(0, len(rows), settings.batch_size):
         images = batch_of(task.dataset, rows[start : start + settings.batch_size])
-        parts.append(detector.predict(clean_view(images, task.f_close.image_size, place)).cpu())
-    net.train(was_training)
+        parts.append(detector.predict(clean_view(images, task.f_close.image_size, task.device.torch_device)).cpu())
     return scored(task, torch.cat(parts))
 
 
