@@ -17,7 +17,7 @@ from fer_openset.labels import check_name
 from fer_openset.settings import ROOT, Settings, read_yaml
 
 PARAMS = ROOT / "params" / "pools"
-FULL = "full"
+FULL = "full"  # the paper's
 
 
 class PoolSettings(Settings):

@@ -122,13 +122,25 @@ class RunParameters(Settings):
         return value
 
 
+def variant_name(variant, pool):
+    """One name for a set of overrides on a pool: `default` on the paper's pool, `pool_NAME` on another."""
+    parts = [variant] * (variant != "default") + [f"pool_{pool}"] * (pool != "full")
+    return "-".join(parts) or "default"
+
+
 class DetectionParameters(RunParameters):
     """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
-    variant name."""
+    variant name, and on which pool: `full`, the paper's, or a file of params/pools."""
 
     method: str = "msp"
     alignment: Alignment = "aligned"
     variant: str = "default"
+    pool: str = "full"
+
+    @property
+    def run_variant(self):
+        """The variant's name in tables and folders; another pool than the paper's is part of it."""
+        return variant_name(self.variant, self.pool)
 
     @property
     def methods(self):

@@ -70,6 +70,7 @@ def test_parameters_of_a_variant(write, workplace):
         "method": "noisy_label",
         "alignment": "aligned",
         "variant": "single",
+        "pool": "full",
     }
     assert first.parameters()["overrides"] == {}, "a variant changes the method, not the closed-set model"
     assert last.notebook.name == "03_open_set_detection.noisy_label.aligned.single.ipynb"
@@ -86,6 +87,17 @@ def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
     assert [record.parts[-4] for record in jobs[0].records] == ["msp", "energy"]
     hot = load_grid(write(methods=["energy", "noisy_label"], variants={"hot": {"temperature": 2.0}})).jobs()[2:]
     assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
+
+
+def test_other_pools_are_variants_of_their_own(write):
+    jobs = load_grid(write(methods=["msp", "energy"], pools=["full", "open_10"])).jobs()[2:]
+    assert [job.parameters()["pool"] for job in jobs] == ["full", "open_10"]
+    assert [job.records[0].parts[-2] for job in jobs] == ["default", "pool_open_10"]
+    assert jobs[0].fingerprint() != jobs[1].fingerprint()
+    both = load_grid(write(methods=["noisy_label"], variants={"single": {"nets": 1}}, pools=["blur"])).jobs()[-1]
+    assert both.records[0].parts[-2] == "single-pool_blur" and both.parameters()["variant"] == "single"
+    with pytest.raises(UserError, match="unknown pool 'open_1'; did you mean"):
+        load_grid(write(pools=["open_1"]))
 
 
 def test_post_hoc_scores_take_one_core(write):
