@@ -14,6 +14,8 @@ METHODS = {
     "maxlogit": "posthoc:PosthocSettings:maxlogit",
     "energy": "posthoc:EnergySettings:energy",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "eow": "eow:EowSettings:eow",
+    "proser": "proser:ProserSettings:proser",
     "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
     "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",
