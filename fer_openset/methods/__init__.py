@@ -33,6 +33,8 @@ METHODS = {
     "disagreement": "label_noise:DisagreementSettings:disagreement",
     "loss_average": "label_noise:LossAverageSettings:loss_average",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "eow": "eow:EowSettings:eow",
+    "proser": "proser:ProserSettings:proser",
     "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
     "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",

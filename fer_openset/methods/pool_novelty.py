@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
-from fer_openset.backbones import copy_weights, new_net
+from fer_openset.backbones import copy_known, new_net
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
@@ -199,9 +199,7 @@ def _learner(name, task, settings):
     net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
     if settings.init == "f_close":
         known = task.f_close.net.state_dict()
-        new_row = {name: net.state_dict()[name][-1:] for name in ("head.weight", "head.bias")}
-        heads = {name: torch.cat([known[name].cpu(), row]) for name, row in new_row.items()}
-        copy_weights(net, {**known, **heads}, "pool_novelty: the weights of f_close", settings.backbone)
+        copy_known(net, known, "pool_novelty: the weights of f_close", settings.backbone)
     net = task.device.place(net)
     return Learner(name, net, make_optimizer(net, settings))
 

@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import CPU, killed_at_call, shuffled, small_net, tiny_dataset
+from tiny import killed_at_call, open_set_task, shuffled, small_net, tiny_dataset
 
 from fer_openset import metrics
-from fer_openset.closed_set import ClosedModel
 from fer_openset.datasets import Dataset
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty as module
@@ -37,14 +36,7 @@ def settings_of(**changes):
 def planted(folder, dataset=None, seed=0):
     """Known training images of three classes, a pool with a fourth. Returns: (task, who is open)."""
     dataset = dataset or tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN))
-    table = dataset.table
-    train = table[(table["split"] == "train") & (table["label"] != OPEN)]
-    train = pd.DataFrame({"target": pd.Index(KNOWN).get_indexer(train["label"])}, index=train.index)
-    pool = table[table["split"] == "test"]
-    logits = pd.DataFrame(np.zeros((len(pool), 3), "float32"), index=pool.index, columns=list(KNOWN))
-    f_close = ClosedModel(small_net("small", 3, 7), KNOWN, 32, "small")
-    task = Task(dataset, KNOWN, train, train[:0], logits, f_close, CPU, seed, "aligned", folder)
-    return task, (pool["label"] == OPEN).to_numpy()
+    return open_set_task(folder, dataset, KNOWN, seed)
 
 
 @pytest.fixture(autouse=True)
