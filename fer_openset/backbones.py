@@ -28,11 +28,19 @@ class FaceNet(nn.Module):
         body.fc = nn.Identity()
         self.body = body
 
-    def feature_map(self, x):
-        """The last convolution's output (N, D, h, w)."""
+    def until(self, x, stage):
+        """Output of stage 1..4 (N, d, h, w): images in, the first stages only."""
         if x.shape[1] == 1:  # measured: three equal channels are faster than a one-channel first convolution
             x = x.expand(-1, 3, -1, -1)
-        return self.body.feature_map(x.contiguous(memory_format=torch.channels_last))
+        return self.body.until(x.contiguous(memory_format=torch.channels_last), stage)
+
+    def since(self, features, stage, last=4):
+        """The last convolution's output (N, D, h, w), or that of stage `last`, from the output of stage 1..4."""
+        return self.body.since(features, stage, last)
+
+    def feature_map(self, x):
+        """The last convolution's output (N, D, h, w)."""
+        return self.until(x, 4)
 
     def pooled(self, feature_map):
         """Average over space: (N, D) float32."""

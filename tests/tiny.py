@@ -68,8 +68,12 @@ class SmallNet(FaceNet):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def feature_map(self, x):
-        return self.body(x)
+    def until(self, x, stage):
+        """The first convolution is stage 1, the second is stages 2, 3 and 4."""
+        return self.body[:3](x) if stage == 1 else self.body(x)
+
+    def since(self, features, stage, last=4):
+        return self.body[3:](features) if stage == 1 < last else features
 
 
 def small_net(backbone, n_classes, seed, zero_head=True):

@@ -14,6 +14,7 @@ METHODS = {
     "maxlogit": "posthoc:PosthocSettings:maxlogit",
     "energy": "posthoc:EnergySettings:energy",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "dias": "dias:DiasSettings:dias",
     "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
     "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",
