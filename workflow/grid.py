@@ -50,15 +50,21 @@ class Grid(Settings):
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
             folder = RunFolder(dataset, self.preset, join_open(parse_open(names, EXPRESSIONS)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
-            for method, alignment in product(self.methods, self.alignments):
-                steps += [(method, alignment, variant, self.variants[variant]) for variant in self.variants]
+            for alignment, (variant, overrides) in product(self.alignments, self.variants.items()):
+                steps += [(methods, alignment, variant, overrides) for methods in self._groups(overrides)]
             jobs += [Job(folder, *step, self.data_root) for step in steps]
         return jobs
+
+    def _groups(self, overrides):
+        """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
+        it; with overrides, which belong to one method, each has its own."""
+        posthoc = [] if overrides else [method for method in self.methods if method in POSTHOC]
+        return ["+".join(posthoc)] * bool(posthoc) + [method for method in self.methods if method not in posthoc]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook run: `step` is closed_set, pseudo_labels or a method's id."""
+    """One notebook run: `step` is closed_set, pseudo_labels, or a method's id or several joined by +."""
 
     folder: RunFolder
     step: str
@@ -72,7 +78,16 @@ class Job:
         """How the job is called on the terminal."""
         where = f"{self.folder.dataset} {self.folder.open_classes} seed{self.folder.seed}"
         how = [self.alignment, self.variant if self.variant != "default" else ""]
-        return " ".join([where, self.step, *filter(None, how)])
+        return " ".join([where, self._short_step, *filter(None, how)])
+
+    @property
+    def methods(self):
+        """Ids of the methods that the job runs; none for the steps before them."""
+        return () if self.step in STEMS else tuple(self.step.split("+"))
+
+    @property
+    def _short_step(self):
+        return self.step if len(self.methods) < 2 else f"{len(self.methods)}_posthoc"
 
     @property
     def source(self):
@@ -82,13 +97,13 @@ class Job:
     @property
     def notebook(self):
         """Where the executed notebook is kept."""
-        parts = [] if self.step in STEMS else [self.step, self.alignment, self.variant]
+        parts = [] if self.step in STEMS else [self._short_step, self.alignment, self.variant]
         return self.folder.notebook(self.source.stem, *parts)
 
     @property
-    def record(self):
-        """The file that marks the job as done."""
-        return self._result_folder(self.step) / RECORD
+    def records(self):
+        """The files that mark the job as done: one, or one a method."""
+        return [self._result_folder(step) / RECORD for step in self.methods or (self.step,)]
 
     @property
     def needs(self):
@@ -99,7 +114,8 @@ class Job:
     @property
     def all_cores(self):
         """Whether the job gets all cores; scores that take seconds, and small presets, run side by side instead."""
-        return self.step not in POSTHOC and self.folder.preset not in SMALL_PRESETS
+        posthoc = bool(self.methods) and set(self.methods) <= set(POSTHOC)
+        return not posthoc and self.folder.preset not in SMALL_PRESETS
 
     def _result_folder(self, step):
         if step in STEMS:
@@ -119,7 +135,7 @@ class Job:
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
         dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
         files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
-        files = files[self.step] if self.step in STEMS else [params_file(self.step)]
+        files = files[self.step] if self.step in STEMS else [params_file(method) for method in self.methods]
         settings = [settings_of(path, self.folder.preset) for path in files]
         return digest([code_of(self.source), settings])
 
