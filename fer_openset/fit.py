@@ -75,8 +75,8 @@ def make_optimizer(net, settings):
 class Learner:
     """One network, its optimiser and its name (which keys its randomness and its history rows).
 
-    step(rows, generator, epoch) -> dict of scalar tensors to log, `loss` among them: learns one batch where one loss and
-    one optimiser cannot say it (adversaries, networks that take turns); None: a step down the `loss_of` of `fit`.
+    step(rows, generator, epoch) -> dict of scalar tensors to log, `loss` among them: learns one batch where one loss
+    and one optimiser cannot say how (adversaries, networks that take turns); None: a step down the `loss_of` of `fit`.
     """
 
     name: str
