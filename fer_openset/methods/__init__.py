@@ -35,6 +35,7 @@ METHODS = {
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
     "eow": "eow:EowSettings:eow",
     "proser": "proser:ProserSettings:proser",
+    "dias": "dias:DiasSettings:dias",
     "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
     "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",
