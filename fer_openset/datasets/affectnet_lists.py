@@ -35,7 +35,7 @@ def read_parts(root):
     found = _scan_subfolders(images, listed)
     # A row without an expression may lack its picture: nobody looks at it.
     unused = set(listed) - set().union(*(frame["name"] for frame in kept.values()))
-    match(images, set(listed) - (unused - set(found)), found, "the lists")
+    match(images, set(listed) - (unused - set(found)), found, " or ".join(LISTS.values()))
     pixels = digest_of(found)
     return [(_rows(kept[split], split, images), [digest, pixels]) for split, (_, digest) in frames.items()]
 
@@ -55,7 +55,8 @@ def _find(root):
 
 def _scan_subfolders(images, listed):
     """Pictures of every folder that the lists name or that is there, by their path below `images`."""
-    folders = {name.rpartition("/")[0] for name in listed} | {path.name for path in images.iterdir() if path.is_dir()}
+    folders = {"", *(name.rpartition("/")[0] for name in listed)}
+    folders |= {path.name for path in images.iterdir() if path.is_dir()}
     found = {}
     for folder in sorted(folders):
         if (images / folder).is_dir():

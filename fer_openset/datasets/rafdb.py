@@ -94,7 +94,7 @@ def _read_list(path, classes):
 def _read_line(line, where, classes):
     name, number = [*line.rsplit(None, 1), ""][:2]  # a name may hold spaces
     split = name.partition("_")[0]
-    if split not in ("train", "test") or not name.endswith(".jpg"):
+    if split not in ("train", "test") or not name.endswith(".jpg") or not number:
         raise UserError(f"{where} reads {line.strip()!r}; expected a name such as train_00001.jpg or test_0001.jpg, "
                         "a space and a class number.")  # fmt: skip
     if not stays_inside(name) or "/" in name:
