@@ -57,8 +57,9 @@ def open_step(parameters):
     np.random.seed(parameters.seed)  # noqa: NPY002 - libraries that ask the global state
     torch.manual_seed(parameters.seed)
     device = pick_device()
-    dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root)
-    protocol = make_protocol(dataset.table, dataset.classes, parameters.open_classes)
+    asked = parameters.open_classes
+    dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root, open_classes=asked)
+    protocol = make_protocol(dataset.table, dataset.classes, asked)
     if getattr(parameters, "pool", FULL) != FULL:
         pool = pool_settings(parameters.pool)
         protocol = reshaped(protocol, pool, parameters.seed)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from fer_openset.datasets import READERS
+from fer_openset.datasets import READERS, classes_of
 from fer_openset.errors import UserError
-from fer_openset.labels import EXPRESSIONS, check_name, join_open, parse_open
+from fer_openset.labels import check_name, join_open, parse_open
 from fer_openset.methods import METHODS, POSTHOC, params_file
 from fer_openset.pools import FULL, pool_names
 from fer_openset.runs import RECORD, RunFolder
-from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, variant_name
+from fer_openset.settings import ALIGNMENTS, FACTS, PRESETS, ROOT, Settings, read_yaml, results_dir, variant_name
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
@@ -47,11 +47,15 @@ class Grid(Settings):
         """Where the grid's executed report and its list of HTML pages go."""
         return results_dir() / "reports" / self.name
 
+    def opened(self, dataset, names):
+        """The open classes that `names` stands for in one dataset. Raises: UserError for a class it does not have."""
+        return parse_open(names, classes_of(dataset, self.preset, names))
+
     def jobs(self):
         """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
         jobs = []
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
-            folder = RunFolder(dataset, self.preset, join_open(parse_open(names, EXPRESSIONS)), seed)
+            folder = RunFolder(dataset, self.preset, join_open(self.opened(dataset, names)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
             jobs += [Job(folder, *step, self.data_root) for step in steps]
             for pool, alignment, (variant, overrides) in product(self.pools, self.alignments, self.variants.items()):
@@ -166,6 +170,7 @@ def settings_of(path, preset):
     if not path.exists():
         return {}
     values = read_yaml(path)
+    values.pop(FACTS, None)
     presets = values.pop("presets", None) or {}
     return {**values, **(presets.get(preset) or {})}
 
@@ -203,15 +208,23 @@ def _check(grid):
     ):
         for name in names:
             check_name(name, tuple(known), what)
-    sets = [parse_open(names, EXPRESSIONS) for names in grid.open_classes]
-    for i, chosen in enumerate(sets):
-        if chosen in sets[:i]:
-            raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
+    for dataset in grid.datasets:
+        _check_open_classes(grid, dataset)
     if min(grid.seeds) < 0:
         raise UserError(f"seeds holds {min(grid.seeds)}; expected 0 or more.")
     if grid.data_root and len(grid.datasets) > 1:
         raise UserError("data_root is one folder but datasets lists several; write one grid a dataset.")
     _check_variants(grid)
+
+
+def _check_open_classes(grid, dataset):
+    try:
+        sets = [grid.opened(dataset, names) for names in grid.open_classes]
+    except UserError as error:
+        raise UserError(f"{dataset}: {error}") from None
+    for i, chosen in enumerate(sets):
+        if chosen in sets[:i]:
+            raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
 
 
 def _check_variants(grid):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from fer_openset.errors import UserError
+from fer_openset.report import targets
 from fer_openset.settings import ROOT
 from workflow import grid as grids
 from workflow.grid import load_grid
@@ -38,6 +39,20 @@ def test_every_grid_of_the_repository_loads(path):
     assert grid.jobs()
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "dataset"),
+    [("table1", "1", "rafdb"), ("table1", "1", "ferplus"), ("table2", "2", "rafdb"), ("table2_ferplus", "2", "rafdb"),
+     ("table3_compound", "3", "rafdb_compound"), ("table3_contempt", "3", "affectnet")],
+)  # fmt: skip
+def test_the_papers_tables_hold_the_papers_open_sets(name, table, dataset):
+    published = targets()
+    published = published[(published["table"] == table) & (published["dataset"] == dataset)]
+    wanted = set(published["open_classes"]) - {"mean"}
+    jobs = load_grid(ROOT / "params" / "grids" / f"{name}.yaml").jobs()
+    found = {job.folder.open_classes for job in jobs if job.folder.dataset == dataset or name == "table2_ferplus"}
+    assert found == wanted and len(wanted) == {"1": 7, "2": 11, "3": 1}[table]
+
+
 def test_every_combination_is_one_job_and_comes_after_what_it_needs(write):
     changes = {"open_classes": ["surprise", "fear+anger"], "seeds": [0, 1], "alignments": ["aligned", "as_released"]}
     jobs = load_grid(write(**changes, variants={"default": {}, "single": {"nets": 1}})).jobs()
@@ -55,6 +70,29 @@ def test_one_spelling_of_open_classes(write, workplace):
     assert job.parameters()["open_classes"] == "surprise+anger"
     folder = workplace.results / "runs" / "synthetic" / "smoke" / "surprise+anger" / "seed0"
     assert job.records == [folder / "closed_set" / "run.json"]
+
+
+def test_classes_held_back_are_parsed_by_dataset(write):
+    grid = load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["contempt"], methods=["msp"]))
+    assert {(job.folder.dataset, job.folder.open_classes) for job in grid.jobs()} == {
+        ("ferplus", "contempt"), ("synthetic", "contempt"),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="^mine.yaml: synthetic: unknown expression 'ambiguous'"):
+        load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["ambiguous"]))
+    path = write(datasets=["rafdb_compound"], open_classes=["compound"], methods=["msp"])
+    assert load_grid(path).jobs()[0].parameters()["open_classes"] == "compound"
+
+
+def test_what_was_published_is_no_setting(write, sources):
+    job = load_grid(write(datasets=["ferplus"])).jobs()[0]
+    (sources / "params" / "datasets").mkdir()
+    dataset = sources / "params" / "datasets" / "ferplus.yaml"
+    dataset.write_text("root: a\n")
+    before = job.fingerprint()
+    dataset.write_text("root: a\nexpected: {train: {fear: 1}}\n")
+    assert job.fingerprint() == before
+    dataset.write_text("root: b\n")
+    assert job.fingerprint() != before
 
 
 def test_parameters_of_a_variant(write, workplace):
