@@ -1,4 +1,4 @@
-"""The command line: python -m fer_openset tables | summary | check-data."""
+"""The command line: python -m fer_openset tables | summary | arrays | check-data."""
 
 import argparse
 import sys
@@ -27,6 +27,15 @@ def summary(options):
     print(report.as_text(runs))
 
 
+def arrays(options):
+    """Make the small arrays behind the figures (results/arrays) from the runs at hand."""
+    from fer_openset import arrays as small
+
+    folders = small.run_folders(options.dataset, options.preset, options.open_classes)
+    small.make_arrays(folders, options.data_root)
+    print(f"arrays of {len(folders)} run folders in {small.arrays_path('scores').parent}")
+
+
 def check(options):
     """Compare a dataset's folder with what was published: counts, image sizes, unreadable files, duplicates."""
     lines, problems = check_data(options.name, options.root, options.preset)
@@ -41,11 +50,14 @@ def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables of the runs; checks of data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = {}
-    for name, command in {"tables": tables, "summary": summary, "check-data": check}.items():
+    for name, command in {"tables": tables, "summary": summary, "arrays": arrays, "check-data": check}.items():
         made[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         made[name].set_defaults(command=command)
-    made["summary"].add_argument("--dataset", help="only this dataset")
-    made["summary"].add_argument("--preset", help="only this preset")
+    for name in ("summary", "arrays"):
+        made[name].add_argument("--dataset", help="only this dataset")
+        made[name].add_argument("--preset", help="only this preset")
+    made["arrays"].add_argument("--open-classes", help="only these open classes, joined by +")
+    made["arrays"].add_argument("--data-root", default="", help="folder of a real dataset, if it is not the usual one")
     made["check-data"].add_argument("name", help="the dataset: a file in params/datasets")
     made["check-data"].add_argument("--root", default="", help="its folder; otherwise the one its settings name")
     made["check-data"].add_argument("--preset", choices=PRESETS, default="paper", help="whose settings to read it with")
