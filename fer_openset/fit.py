@@ -90,9 +90,9 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
 
     loss_of(net, rows, generator, epoch) -> scalar tensor, or (scalar tensor, dict of scalar tensors to log).
     rows_of(epoch) -> {learner name: int64 array of positions to train on}; called once before each epoch, for all
-    learners at once. after_epoch(epoch) -> dict of values for the history. extra: dict of tensors that belong to the
-    run and travel in the checkpoint (changed in place). identity: JSON values a checkpoint must agree in to be resumed,
-    besides settings and seed.
+    learners at once; one without positions rests. after_epoch(epoch) -> dict of values for the history. extra: dict of
+    tensors that belong to the run and travel in the checkpoint (changed in place). identity: JSON values a checkpoint
+    must agree in to be resumed, besides settings and seed.
     Returns: the history, a DataFrame with a row per epoch and learner (also `folder/history.csv`).
     Raises: UserError when a loss or a weight is NaN or infinite; the last good checkpoint stays.
     """
@@ -105,7 +105,8 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
     for epoch in range(start, settings.epochs):
         begin = time.perf_counter()
         chosen = rows_of(epoch)
-        rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label) for x in learners]
+        awake = [x for x in learners if len(chosen[x.name])]
+        rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label) for x in awake]
         values = after_epoch(epoch) if after_epoch else {}
         seconds = time.perf_counter() - begin
         history += [{"epoch": epoch + 1, **row, **values, "seconds": round(seconds, 2)} for row in rows]

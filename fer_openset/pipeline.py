@@ -19,7 +19,7 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
-from fer_openset.methods import ORACLE
+from fer_openset.methods import reads_true_labels
 from fer_openset.methods.pool_novelty import KNOWN_SCORES
 from fer_openset.methods.task import make_task
 from fer_openset.open_fraction import estimate_open_fraction
@@ -114,7 +114,7 @@ def need_task(step):
     runs.load_record(step.folder.pseudo_labels)
     folder = step.folder.method(p.method, p.alignment, p.variant)
     return make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed,
-                     p.alignment, folder, oracle=p.method == ORACLE)  # fmt: skip
+                     p.alignment, folder, oracle=reads_true_labels(p.method, p.overrides))  # fmt: skip
 
 
 def evaluate(step, task, scores):

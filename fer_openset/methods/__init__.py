@@ -13,17 +13,19 @@ METHODS = {
     "msp": "posthoc:PosthocSettings:msp",
     "maxlogit": "posthoc:PosthocSettings:maxlogit",
     "energy": "posthoc:EnergySettings:energy",
+    "pseudo_label_ce": "pseudo_label_ce:PseudoLabelCeSettings:pseudo_label_ce",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "noisy_label_online": "noisy_label_online:NoisyLabelSettings:noisy_label_online",
     "pool_novelty": "pool_novelty:PoolNoveltySettings:pool_novelty",
     "pool_novelty_online": "pool_novelty:PoolNoveltySettings:pool_novelty_online",
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",
 }
 # Forms of one method that share its settings, so that they differ in nothing else.
-SAME_SETTINGS = {"pool_novelty_online": "pool_novelty", "oracle": "pool_novelty"}
+SAME_SETTINGS = {"pool_novelty_online": "pool_novelty", "oracle": "pool_novelty", "noisy_label_online": "noisy_label"}
 # Reads the pool's true labels: the upper bound, never ranked.
 ORACLE = "oracle"
 # These only read f_close's outputs: seconds on one core.
-POSTHOC = ("msp", "maxlogit", "energy")
+POSTHOC = ("msp", "maxlogit", "energy", "pseudo_label_ce")
 
 
 def params_file(method):
@@ -35,6 +37,11 @@ def method_settings(method, preset, overrides=None):
     """Settings of a method for a preset. Raises: UserError for an unknown method, key or value."""
     module, settings, _ = _parts(method)
     return load(getattr(module, settings), params_file(method), preset, overrides)
+
+
+def reads_true_labels(method, overrides):
+    """Whether a run may see the pool's true labels: the oracle, and settings whose name begins with `oracle_`."""
+    return method == ORACLE or any(str(key).startswith("oracle_") for key in overrides)
 
 
 def run_method(method, task, settings):

@@ -10,6 +10,7 @@ import pandas as pd
 from fer_openset.closed_set import ClosedModel, data_digest, read_outputs
 from fer_openset.datasets import Dataset
 from fer_openset.device import Device
+from fer_openset.errors import UserError
 from fer_openset.protocol import Protocol, align
 
 
@@ -21,7 +22,8 @@ class Task:
     task's alignment. train, valid: known training and known validation images (nothing trains on the latter; it may be
     empty), indexed by sample id, column `target` (0..K-1).
     folder: where a method may keep its checkpoint and history. oracle_targets: None for every method but `oracle`,
-    which gets the pool's true targets (M,), -1 for open images.
+    which gets the pool's true targets (M,), -1 for open images. own_logits: as pool_logits, but each row belongs to its
+    image whatever the alignment: what f_close says to an image that arrives alone.
     """
 
     dataset: Dataset
@@ -35,6 +37,7 @@ class Task:
     alignment: str
     folder: Path
     oracle_targets: np.ndarray | None = None
+    own_logits: pd.DataFrame | None = None
 
     @property
     def pool_ids(self):
@@ -44,6 +47,14 @@ class Task:
     def pseudo_labels(self):
         """Position of f_close's highest logit for each pool image: int64 array (M,), values 0..K-1."""
         return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
+
+    def need_own_logits(self):
+        """own_logits. Raises: UserError for a task without them."""
+        if self.own_logits is None:
+            raise UserError(
+                "this task does not know which outputs of f_close are an image's own; make it with make_task."
+            )
+        return self.own_logits
 
     def identity(self):
         """What a checkpoint of any method on this task must agree in."""
@@ -55,7 +66,8 @@ class Task:
 def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder, oracle=False):
     """Put a task together from what the earlier steps wrote; with `oracle` the pool's true targets are in it.
     Raises: UserError when a step has not run."""
-    logits = align(read_outputs(pseudo_label_folder), protocol, alignment, seed)
+    outputs = read_outputs(pseudo_label_folder)
+    logits, own = (align(outputs, protocol, which, seed) for which in (alignment, "aligned"))
     true = protocol.pool_targets() if oracle else None
     return Task(dataset, protocol.known_classes, protocol.train, protocol.valid, logits, f_close, device, seed,
-                alignment, Path(folder), true)  # fmt: skip
+                alignment, Path(folder), true, own_logits=own)  # fmt: skip

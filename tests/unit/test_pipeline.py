@@ -173,3 +173,20 @@ def test_the_other_forms_run_and_only_the_oracle_gets_labels(place, method):
     _, task, scores, _ = detect(method)
     assert scores.index.equals(task.pool_ids)
     assert (task.oracle_targets is not None) == (method == "oracle")
+
+
+def test_the_control_compares_an_image_with_another_images_label_only_as_released():
+    both = {a: detect("pseudo_label_ce", alignment=a)[2] for a in ("aligned", "as_released")}
+    step, task, *_ = detect("msp", alignment="as_released")
+    assert not task.own_logits.equals(task.pool_logits)
+    differ = both["aligned"] != both["as_released"]
+    assert differ.any() and set(step.protocol.pool["part"][differ]) == {"open train"}
+    aligned_msp = detect("msp")[2]
+    assert both["aligned"].rank().equals(aligned_msp.rank()) and (both["as_released"] >= both["aligned"]).all()
+
+
+def test_true_labels_reach_only_what_says_oracle():
+    assert detect("msp")[1].oracle_targets is None
+    given = GIVEN | {"method": "noisy_label", "variant": "one", "overrides": {"oracle_open_label": "anger"}}
+    step = pipeline.open_step(DetectionParameters.build(given, "notebook parameters"))
+    assert (pipeline.need_task(step).oracle_targets == -1).sum() == step.protocol.pool["is_open"].sum()
