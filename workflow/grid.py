@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from fer_openset.ablations import load_ablation
 from fer_openset.datasets import READERS
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name, join_open, parse_open
@@ -27,6 +28,7 @@ class Grid(Settings):
     """Every combination of these lists is one run.
 
     `variants` names sets of overrides for the methods' settings ({} for `default`); `data_root` is passed on as it is.
+    `ablations` adds the sets of params/ablations by name, each under the alignments listed with it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Grid(Settings):
     methods: list[str]
     alignments: list[str] = ["aligned"]
     variants: dict[str, dict] = {"default": {}}
+    ablations: dict[str, list[str]] = {}
     data_root: str = ""
 
     @property
@@ -50,15 +53,26 @@ class Grid(Settings):
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
             folder = RunFolder(dataset, self.preset, join_open(parse_open(names, EXPRESSIONS)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
-            for method, alignment in product(self.methods, self.alignments):
-                steps += [(method, alignment, variant, self.variants[variant]) for variant in self.variants]
-            jobs += [Job(folder, *step, self.data_root) for step in steps]
+            for alignment, (variant, overrides) in product(self.alignments, self.variants.items()):
+                steps += [(methods, alignment, variant, overrides) for methods in self._groups(overrides)]
+            jobs += [Job(folder, *step, self.data_root) for step in [*steps, *self._ablation_steps()]]
         return jobs
+
+    def _ablation_steps(self):
+        sets = ((load_ablation(name), alignments) for name, alignments in self.ablations.items())
+        return [(found.method, alignment, variant, overrides) for found, alignments in sets
+                for alignment, (variant, overrides) in product(alignments, found.variants.items())]  # fmt: skip
+
+    def _groups(self, overrides):
+        """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
+        it; with overrides, which belong to one method, each has its own."""
+        posthoc = [] if overrides else [method for method in self.methods if method in POSTHOC]
+        return ["+".join(posthoc)] * bool(posthoc) + [method for method in self.methods if method not in posthoc]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook run: `step` is closed_set, pseudo_labels or a method's id."""
+    """One notebook run: `step` is closed_set, pseudo_labels, or a method's id or several joined by +."""
 
     folder: RunFolder
     step: str
@@ -72,7 +86,16 @@ class Job:
         """How the job is called on the terminal."""
         where = f"{self.folder.dataset} {self.folder.open_classes} seed{self.folder.seed}"
         how = [self.alignment, self.variant if self.variant != "default" else ""]
-        return " ".join([where, self.step, *filter(None, how)])
+        return " ".join([where, self._short_step, *filter(None, how)])
+
+    @property
+    def methods(self):
+        """Ids of the methods that the job runs; none for the steps before them."""
+        return () if self.step in STEMS else tuple(self.step.split("+"))
+
+    @property
+    def _short_step(self):
+        return self.step if len(self.methods) < 2 else f"{len(self.methods)}_posthoc"
 
     @property
     def source(self):
@@ -82,13 +105,13 @@ class Job:
     @property
     def notebook(self):
         """Where the executed notebook is kept."""
-        parts = [] if self.step in STEMS else [self.step, self.alignment, self.variant]
+        parts = [] if self.step in STEMS else [self._short_step, self.alignment, self.variant]
         return self.folder.notebook(self.source.stem, *parts)
 
     @property
-    def record(self):
-        """The file that marks the job as done."""
-        return self._result_folder(self.step) / RECORD
+    def records(self):
+        """The files that mark the job as done: one, or one a method."""
+        return [self._result_folder(step) / RECORD for step in self.methods or (self.step,)]
 
     @property
     def needs(self):
@@ -99,7 +122,8 @@ class Job:
     @property
     def all_cores(self):
         """Whether the job gets all cores; scores that take seconds, and small presets, run side by side instead."""
-        return self.step not in POSTHOC and self.folder.preset not in SMALL_PRESETS
+        posthoc = bool(self.methods) and set(self.methods) <= set(POSTHOC)
+        return not posthoc and self.folder.preset not in SMALL_PRESETS
 
     def _result_folder(self, step):
         if step in STEMS:
@@ -119,7 +143,7 @@ class Job:
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
         dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
         files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
-        files = files[self.step] if self.step in STEMS else [params_file(self.step)]
+        files = files[self.step] if self.step in STEMS else [params_file(method) for method in self.methods]
         settings = [settings_of(path, self.folder.preset) for path in files]
         return digest([code_of(self.source), settings])
 
@@ -185,6 +209,23 @@ def _check(grid):
     if grid.data_root and len(grid.datasets) > 1:
         raise UserError("data_root is one folder but datasets lists several; write one grid a dataset.")
     _check_variants(grid)
+    _check_ablations(grid)
+
+
+def _check_ablations(grid):
+    taken = dict.fromkeys(product(grid.methods, grid.variants), "the grid's own variants")
+    for name, alignments in grid.ablations.items():
+        found = load_ablation(name)
+        check_name(found.method, tuple(METHODS), f"method in {name}.yaml")
+        if not alignments:
+            raise UserError(f"ablations lists no alignment for {name}; write {name}: [aligned].")
+        for alignment in alignments:
+            check_name(alignment, ALIGNMENTS, "alignment")
+        for variant in found.variants:
+            if (found.method, variant) in taken:
+                other = taken[found.method, variant]
+                raise UserError(f"the variant {variant!r} of {name} is also one of {other}; rename one of them.")
+            taken[found.method, variant] = name
 
 
 def _check_variants(grid):

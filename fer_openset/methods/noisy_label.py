@@ -68,6 +68,9 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings):
     def _switches_fit(self):
         if self.oracle_open_label and self.labels == "soft":
             raise ValueError("oracle_open_label sets hard labels; leave labels: soft out")
+        if self.cycle_training and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, so selection would never "
+                             "start; lower it, or set cycle_training: false")  # fmt: skip
         return self
 
 
