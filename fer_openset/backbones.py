@@ -28,11 +28,19 @@ class FaceNet(nn.Module):
         body.fc = nn.Identity()
         self.body = body
 
-    def feature_map(self, x):
-        """The last convolution's output (N, D, h, w)."""
+    def until(self, x, stage):
+        """Output of stage 1..4 (N, d, h, w): images in, the first stages only."""
         if x.shape[1] == 1:  # measured: three equal channels are faster than a one-channel first convolution
             x = x.expand(-1, 3, -1, -1)
-        return self.body.feature_map(x.contiguous(memory_format=torch.channels_last))
+        return self.body.until(x.contiguous(memory_format=torch.channels_last), stage)
+
+    def since(self, features, stage, last=4):
+        """The last convolution's output (N, D, h, w), or that of stage `last`, from the output of stage 1..4."""
+        return self.body.since(features, stage, last)
+
+    def feature_map(self, x):
+        """The last convolution's output (N, D, h, w)."""
+        return self.until(x, 4)
 
     def pooled(self, feature_map):
         """Average over space: (N, D) float32."""
@@ -61,6 +69,18 @@ def copy_weights(net, tensors, source, backbone):
     except RuntimeError as error:
         reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
         raise UserError(f"{source} do not fit {backbone}: {reason}") from None
+
+
+def copy_known(net, tensors, source, backbone):
+    """Load a state with fewer outputs: body and first rows of the head; the rows beyond them stay as they are.
+
+    Raises: UserError (see `copy_weights`).
+    """
+    wider, own, n_known = dict(tensors), net.state_dict(), len(tensors["head.bias"])
+    if tensors["head.weight"].shape[1] == own["head.weight"].shape[1]:  # if not, copy_weights says what does not fit
+        for name in ("head.weight", "head.bias"):
+            wider[name] = torch.cat([tensors[name].cpu(), own[name][n_known:].cpu()])
+    copy_weights(net, wider, source, backbone)
 
 
 def attention_maps(feature_map, head_weight, detach=True):

@@ -36,6 +36,8 @@ __all__ = [
 METRICS = ("auroc", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open", "oscr", "closed_accuracy")
 LOWER_IS_BETTER = ("fpr_at_tpr95", "fpr_at_tpr95_open")
 NO_RUNS = "no runs yet"
+# The methods of the paper's tables, in its order.
+PAPER_METHODS = ("msp", "eow", "proser", "dias", "noisy_label")
 
 
 def real_runs(runs):

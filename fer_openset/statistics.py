@@ -94,9 +94,13 @@ def write_differences(runs_dir=None):
             for wanted in (path, path_b):
                 if wanted not in read:
                     read[wanted] = _scores(wanted, truth)
-            d = auroc_difference(read[path], read[path_b], truth)
+            ids = read[path].index
+            if not ids.equals(read[path_b].index):  # a pool of another size or mix: not the same images
+                continue
+            is_open = truth.loc[ids]
+            d = auroc_difference(read[path], read[path_b], is_open)
             sides = [row[k] for k in RUN] + [row_b[k] for k in RUN]
-            counts = [int((~truth).sum()), int(truth.sum())]
+            counts = [int((~is_open).sum()), int(is_open.sum())]
             found.append([*pool, *sides, *counts, d.value, d.lo, d.hi, d.p])
     table = merge_rows(read_differences(), pd.DataFrame(found, columns=list(DIFFERENCE_COLUMNS)), DIFFERENCE_KEY)
     if len(table):
@@ -126,9 +130,9 @@ def _is_pair(row, other):
 def _scores(path, truth):
     file = path.parent / SCORES
     scores = pd.read_csv(file, index_col="sample_id")["open_score"]
-    if not scores.index.sort_values().equals(truth.index.sort_values()):
-        raise UserError(f"{file}: its sample ids are not those of the pool; delete its folder and run it again.")
-    return scores.loc[truth.index]
+    if not scores.index.isin(truth.index).all():
+        raise UserError(f"{file}: holds sample ids that are not in the pool; delete its folder and run it again.")
+    return scores.sort_index()
 
 
 def ranks(runs, metric="auroc"):

@@ -74,15 +74,16 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings):
         return self
 
 
-def noisy_label(task, settings):
+def noisy_label(task, settings, label="noisy_label"):
     """Cross-entropy of the pool's pseudo labels after training on them, mean of the nets.
 
     Shapes: open_score (M,). Range: >= 0 (`trajectory`: all reals). Direction: larger = more open.
     Paper: Eqs. 1-3 and "Pipeline". Differs: both views go through a net in one batch, so they share batch statistics;
-    all nets train in every epoch, each on the other's selection, both selected before either trains.
+    all nets train in every epoch, each on the other's selection, both selected before either trains. label: how
+    progress is announced.
     Raises: UserError for cycle_training with one net, or pretrained weights that do not fit.
     """
-    learners, by_epoch = train(task, settings)
+    learners, by_epoch = train(task, settings, label)
     if settings.score == "trajectory":
         centred = by_epoch - by_epoch.mean(1, keepdim=True)
         return pd.Series(centred.mean(0).numpy(), index=task.pool_ids)
@@ -92,7 +93,7 @@ def noisy_label(task, settings):
     return pd.Series(np.mean(scores, axis=0), index=task.pool_ids)
 
 
-def train(task, settings):
+def train(task, settings, label="noisy_label"):
     """Train the nets on the pool and its pseudo labels, or read them back if that is done.
 
     Returns: (learners, mean cross-entropy of the pool after each epoch: (epochs, M) float64, empty unless asked for).
@@ -122,7 +123,7 @@ def train(task, settings):
         print(f"noisy_label: kept {' and '.join(f'{k.mean():.0%}' for k in kept)} of the pool as clean", flush=True)
         chosen = {"f1": rows[kept[1]], "f2": rows[kept[0]]}
         if settings.alternate == "cycle":
-            chosen[_resting(epoch, settings)] = rows[:0]
+            chosen[_resting(epoch, settings)] = None
         return chosen
 
     def after_epoch(epoch):
@@ -133,7 +134,7 @@ def train(task, settings):
 
     identity = {**task.identity(), "alignment": task.alignment}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder,
-        f"noisy_label {task.alignment}", identity, after_epoch, {"by_epoch": by_epoch} if keep else None)  # fmt: skip
+        f"{label} {task.alignment}", identity, after_epoch, {"by_epoch": by_epoch} if keep else None)  # fmt: skip
     if settings.keep_epochs:
         table = pd.DataFrame(by_epoch.T.numpy(), index=task.pool_ids, columns=range(1, settings.epochs + 1))
         atomic.write_csv(task.folder / EPOCH_SCORES, table.rename_axis("sample_id").reset_index(), float_format="%.5g")
