@@ -35,7 +35,8 @@ def read_picture(path, channels, size=None):
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
                 raise UserError(f"{path}: not a file but a folder, pipe or device; put the picture there.")
-            data = file.read() if found.st_size <= MAX_BYTES else bytes(MAX_BYTES + 1)
+            _need_small(found.st_size, path)
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore the file or its permissions.") from None
     return decode_picture(data, path, channels, size)
@@ -43,8 +44,7 @@ def read_picture(path, channels, size=None):
 
 def decode_picture(data, name, channels, size=None):
     """The same for the bytes of a file; `name` is what an error calls it."""
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB, too large for one picture; shrink it.")
+    _need_small(len(data), name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:  # known before a pixel is decoded
@@ -62,6 +62,11 @@ def decode_picture(data, name, channels, size=None):
             reason = f"none of {', '.join(FORMATS)}"
         raise UserError(f"{name}: not readable as an image ({reason}); get the file again.") from None
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _need_small(size, name):
+    if size > MAX_BYTES:
+        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB, too large for one picture; shrink it.")
 
 
 def _eight_bits(image):

@@ -17,28 +17,29 @@ from pydantic import Field
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
-from fer_openset.backbones import copy_weights, new_net
+from fer_openset.backbones import copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, predict
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.two_views import two_view_loss
+from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 
 KNOWN_SCORES = "known_scores.csv"
 
 
-class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
+class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSettings):
     """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
 
-    init: weights a network starts from; `f_close` gives its body and its K head rows. folds: parts of pool and training
+    init: weights a network starts from; `f_close` gives its body and its K head rows,
+    `pretrained` a body (see StartSettings). folds: parts of pool and training
     images; a network trains on all but one and scores that one. repeats: how often both are split anew; scores are
     averaged. known_per_pool: known training images seen in an epoch for each pool image (a fresh draw each epoch).
     average_from: scores are averaged over the epochs from this one on (0 = the first). consistency_weight: weight of
     the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over an image and its mirror.
     """
 
-    backbone: str = "resnet18"
     eval_batch_size: int = Field(512, ge=1)
-    init: Literal["scratch", "f_close"]
+    init: Literal["scratch", "f_close", "pretrained"]
     folds: int = Field(ge=2)
     repeats: int = Field(ge=1)
     known_per_pool: float = Field(gt=0)
@@ -158,7 +159,8 @@ def cross_fitted(task, settings, targets, label, one_split=False):
                 total["known"][fold.known_out] += log_odds(x.net, task, settings, fold.scored_known)
         return {}
 
-    identity = {**task.identity(), "targets": zlib.crc32(targets)}
+    place = place_of(task.dataset, task.known_classes, task.seed)
+    identity = {**task.identity(), "targets": zlib.crc32(targets), **start_record(settings, place)}
     fit(learners, loss_of, lambda epoch: {f.name: f.rows(task.seed, epoch) for f in folds}, settings, task.device,
         task.seed, task.folder, label, identity, after_epoch, total)  # fmt: skip
     epochs = settings.epochs - settings.average_from
@@ -176,8 +178,13 @@ def log_odds(net, task, settings, rows):
 
 
 def _learner(name, task, settings):
-    net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
-    if settings.init == "f_close":
+    seed, n = stream_seed(task.seed, name, "net"), len(task.known_classes) + 1
+    if settings.init == "pretrained":
+        net, _ = pretrained_net(settings, n, seed, place_of(task.dataset, task.known_classes, task.seed))
+    elif settings.init == "scratch":
+        net = new_net(settings.backbone, n, seed)
+    else:
+        net = new_net(layout_of(settings.backbone, task.f_close.backbone), n, seed)
         known = task.f_close.net.state_dict()
         new_row = {name: net.state_dict()[name][-1:] for name in ("head.weight", "head.bias")}
         heads = {name: torch.cat([known[name].cpu(), row]) for name, row in new_row.items()}
