@@ -84,8 +84,8 @@ def noisy_label(task, settings):
             total.add_(torch.from_numpy(mean - mean.mean()))
         return {}
 
-    place = place_of(task.dataset, task.known_classes, task.seed)
-    identity = {**task.identity(), "alignment": task.alignment, **start_record(settings, place)}
+    here = place_of(task.dataset, task.known_classes, task.seed)
+    identity = {**task.identity(), "alignment": task.alignment, **start_record(settings, here)}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder,
         f"noisy_label {task.alignment}", identity, after_epoch, {"total": total})  # fmt: skip
     if settings.score == "trajectory":
