@@ -1,6 +1,7 @@
 """Files with a network's weights, in the forms they come in; what a file is shows in its first bytes, not its name."""
 
 import hashlib
+import os
 import pickle
 import re
 import zipfile
@@ -22,11 +23,9 @@ NESTED = ("state_dict", "model_state_dict", "model", "net")
 
 def sha256(path):
     """SHA-256 of a file, in hexadecimal. Raises: UserError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path of the weights.") from None
+    _need_file(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path):
@@ -51,14 +50,17 @@ def read_weights(path):
     return tensors, header
 
 
-def _first_bytes(path):
-    if not path.is_file():
+def _need_file(path):
+    if not Path(path).is_file():  # nor a pipe, which would make the reader wait
         raise UserError(f"{path}: there is no such file of weights; check the path.")
-    try:
-        with open(path, "rb") as file:
-            return file.read(16)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: cannot be read; check its permissions.")
+
+
+def _first_bytes(path):
+    _need_file(path)
+    with open(path, "rb") as file:
+        return file.read(16)
 
 
 def _native(array):
