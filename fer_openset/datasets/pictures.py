@@ -18,33 +18,34 @@ from PIL import Image, ImageOps
 from fer_openset.errors import UserError
 
 # Formats that face datasets come in; each one more is another decoder that a broken file can reach.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**25  # 33.5 million: 134 MB of RGBA while it is open
 MAX_BYTES = 2**26  # 64 MiB: no picture of that many pixels needs more as a file
 MAX_SCANS = 100  # of a progressive JPEG, which has about ten: each costs a pass over all pixels and ten bytes of file
 
 
-def read_picture(path, channels, size=None):
+def read_picture(path, channels, size=None, box=None):
     """Decode one image file, grey or colour, resized (with antialiasing, both sides to `size`) if asked.
 
-    Shapes: (channels, H, W) uint8, channels 1 or 3; with `size` H = W = size. Raises: UserError naming the file.
+    Shapes: (channels, H, W) uint8, channels 1 or 3; with `size` H = W = size. box: the part of the picture to take,
+    (left, top, right, bottom) in pixels; what lies outside is cut off. Raises: UserError naming the file.
     """
     try:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
                 raise UserError(f"{path}: not a file but a folder, pipe or device; put the picture there.")
-            data = file.read() if found.st_size <= MAX_BYTES else bytes(MAX_BYTES + 1)
+            _need_small(found.st_size, path)
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore the file or its permissions.") from None
-    return decode_picture(data, path, channels, size)
+    return decode_picture(data, path, channels, size, box)
 
 
-def decode_picture(data, name, channels, size=None):
+def decode_picture(data, name, channels, size=None, box=None):
     """The same for the bytes of a file; `name` is what an error calls it."""
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB, too large for one picture; shrink it.")
+    _need_small(len(data), name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:  # known before a pixel is decoded
@@ -53,6 +54,8 @@ def decode_picture(data, name, channels, size=None):
                 raise ValueError(f"more than {MAX_SCANS} scans")
             image.load()
             picture = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+            if box is not None:
+                picture = picture.crop(_within(box, picture.size))
             if size is not None and picture.size != (size, size):
                 picture = picture.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture)
@@ -64,10 +67,24 @@ def decode_picture(data, name, channels, size=None):
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def _need_small(size, name):
+    if size > MAX_BYTES:
+        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB, too large for one picture; shrink it.")
+
+
+def _within(box, size):
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
+    if left >= right or top >= bottom:
+        raise ValueError(f"the face box {tuple(box)} lies outside of its {size[0]} x {size[1]} pixels")
+    return left, top, right, bottom
+
+
 def _eight_bits(image):
     """8 bits a channel and no transparency, in a mode that converts to L and RGB without loss."""
-    if image.mode.startswith("I"):  # 16 bits grey: Pillow would cut every value above 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel; expected 8 or 16")
+    if image.mode.startswith("I;16"):  # Pillow would cut every value above 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -98,3 +115,12 @@ def _stays(path, root, real):
     end = os.path.realpath(path) if path.is_symlink() else os.path.join(real[path.parent], path.name)
     if os.path.commonpath([real[root], end]) != real[root]:
         raise UserError(f"{path}: a symbolic link leads out of {root}; give the folder it points to as data_root.")
+
+
+def picture_size(path):
+    """Width and height that an image file's header promises; no pixel is decoded. Raises: UserError naming the file."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as an image ({error}); get the file again.") from None

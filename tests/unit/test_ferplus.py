@@ -286,7 +286,7 @@ def bomb(path):
         lambda path: path.write_bytes(path.read_bytes()[:20]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"no picture"),
-        lambda path: Image.fromarray(face(0)).save(path, "TIFF"),
+        lambda path: Image.fromarray(face(0)).save(path, "PPM"),
         lambda path: Image.new("1", (10_000, 10_000)).save(path),
         bomb,
     ],

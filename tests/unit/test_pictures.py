@@ -74,6 +74,7 @@ def test_sixteen_bits_keep_their_upper_half():
         (Image.new("RGB", (8, 8), (100, 100, 100)), "BMP"),
         (Image.new("RGB", (8, 8), (100, 100, 100)), "WEBP"),
         (Image.new("LA", (8, 8), (100, 255)), "PNG"),
+        (Image.new("RGB", (8, 8), (100, 100, 100)), "TIFF"),
     ],
 )
 def test_every_mode_and_format_gives_the_same_grey(image, form):
@@ -156,11 +157,25 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_picture_is_said(data):
-    assert "none of JPEG, PNG, BMP, WEBP, GIF" in said(data)
+    assert "none of JPEG, PNG, BMP, WEBP, GIF, TIFF" in said(data)
 
 
 def test_other_formats_stay_closed():
-    assert "none of JPEG" in said(encoded(grey_steps(), "TIFF"))
+    assert "none of JPEG" in said(encoded(grey_steps(), "PPM"))
+
+
+def test_32_bits_a_pixel_have_no_scale():
+    for mode in ("F", "I"):
+        assert "32 bits a pixel; expected 8 or 16" in said(encoded(Image.new(mode, (4, 4), 7), "TIFF"))
+
+
+def test_a_box_is_cut_out_before_resizing():
+    data = encoded(grey_steps())
+    assert np.array_equal(decode_picture(data, "x", 1, box=(1, 1, 4, 3))[0], np.asarray(grey_steps())[1:3, 1:4])
+    assert np.array_equal(decode_picture(data, "x", 1, box=(4, 2, 99, 99))[0], np.asarray(grey_steps())[2:, 4:])
+    assert decode_picture(data, "x", 3, 8, box=(0, 0, 3, 3)).shape == (3, 8, 8)
+    for box in ((6, 0, 9, 4), (-5, 0, 0, 4), (3, 3, 3, 4)):
+        assert "lies outside of its 6 x 4 pixels" in said(data, box=box)
 
 
 def test_what_is_no_file_is_said_at_once(tmp_path):
