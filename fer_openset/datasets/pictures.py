@@ -115,3 +115,12 @@ def _stays(path, root, real):
     end = os.path.realpath(path) if path.is_symlink() else os.path.join(real[path.parent], path.name)
     if os.path.commonpath([real[root], end]) != real[root]:
         raise UserError(f"{path}: a symbolic link leads out of {root}; give the folder it points to as data_root.")
+
+
+def picture_size(path):
+    """Width and height that an image file's header promises; no pixel is decoded. Raises: UserError naming the file."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as an image ({error}); get the file again.") from None
