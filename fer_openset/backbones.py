@@ -71,6 +71,18 @@ def copy_weights(net, tensors, source, backbone):
         raise UserError(f"{source} do not fit {backbone}: {reason}") from None
 
 
+def copy_known(net, tensors, source, backbone):
+    """Load a state with fewer outputs: body and first rows of the head; the rows beyond them stay as they are.
+
+    Raises: UserError (see `copy_weights`).
+    """
+    wider, own, n_known = dict(tensors), net.state_dict(), len(tensors["head.bias"])
+    if tensors["head.weight"].shape[1] == own["head.weight"].shape[1]:  # if not, copy_weights says what does not fit
+        for name in ("head.weight", "head.bias"):
+            wider[name] = torch.cat([tensors[name].cpu(), own[name][n_known:].cpu()])
+    copy_weights(net, wider, source, backbone)
+
+
 def attention_maps(feature_map, head_weight):
     """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient, no bias.
 

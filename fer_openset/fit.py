@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,16 +28,18 @@ class OptimSettings(Settings):
     """Optimiser and learning-rate curve; the curve is a function of the epoch count only.
 
     schedule: `constant`; `exponential` (lr * gamma^epoch); `cycle` (lr * gamma^(epoch mod cycle_length), the reset
-    of the paper's cyclic rate); `one_cycle` (linear up over the first `warmup` share, then linearly to zero).
+    of the paper's cyclic rate); `steps` (lr * gamma at each epoch of `milestones`, counted from 0, and from then on);
+    `one_cycle` (linear up over the first `warmup` share, then linearly to zero).
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["constant", "exponential", "cycle", "one_cycle"] = "constant"
+    schedule: Literal["constant", "exponential", "cycle", "steps", "one_cycle"] = "constant"
     gamma: float = Field(0.9, gt=0)
     cycle_length: int = Field(10, ge=1)
+    milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()  # YAML has lists only
     warmup: float = Field(0.2, ge=0, lt=1)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -49,6 +51,8 @@ def rate_at(settings, epoch, share):
         return settings.lr * settings.gamma**epoch
     if settings.schedule == "cycle":
         return settings.lr * settings.gamma ** (epoch % settings.cycle_length)
+    if settings.schedule == "steps":
+        return settings.lr * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
     if settings.schedule == "one_cycle":
         done = (epoch + share) / settings.epochs
         ramp = done / settings.warmup if done < settings.warmup else (1 - done) / (1 - settings.warmup)

@@ -31,6 +31,8 @@ LOWER_IS_BETTER = ("fpr_at_tpr95", "fpr_at_tpr95_open")
 # Digits kept in runs.csv. Rounding once makes a table read and written again the same file, byte for byte.
 _DIGITS = {name: 1 if name in ("seconds", "peak_mb") else 6 for name, kind in _TYPES.items() if kind == "float64"}
 NO_RUNS = "no runs yet"
+# The methods of the paper's tables, in its order.
+PAPER_METHODS = ("msp", "eow", "proser", "dias", "noisy_label")
 
 
 def runs_path():

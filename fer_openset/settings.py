@@ -17,6 +17,7 @@ from fer_openset.labels import check_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("smoke", "demo", "cpu", "paper")
+FACTS = "expected"  # a params file's key for what the published data holds: nothing is set by it
 ALIGNMENTS = ("aligned", "as_released")
 Preset = Literal[PRESETS]
 Alignment = Literal[ALIGNMENTS]
@@ -90,6 +91,7 @@ def load(cls, path, preset, overrides=None):
     """Read a params file into `cls` for one preset. Raises: UserError (see `Settings.build`)."""
     check_name(preset, PRESETS, "preset")
     values = read_yaml(path)
+    values.pop(FACTS, None)
     presets = values.pop("presets", None) or {}
     if not isinstance(presets, dict):
         raise UserError(f"{path}: presets must map a preset's name to keys, found {type(presets).__name__}.")
@@ -122,13 +124,25 @@ class RunParameters(Settings):
         return value
 
 
+def variant_name(variant, pool):
+    """One name for a set of overrides on a pool: `default` on the paper's pool, `pool_NAME` on another."""
+    parts = [variant] * (variant != "default") + [f"pool_{pool}"] * (pool != "full")
+    return "-".join(parts) or "default"
+
+
 class DetectionParameters(RunParameters):
     """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
-    variant name."""
+    variant name, and on which pool: `full`, the paper's, or a file of params/pools."""
 
     method: str = "msp"
     alignment: Alignment = "aligned"
     variant: str = "default"
+    pool: str = "full"
+
+    @property
+    def run_variant(self):
+        """The variant's name in tables and folders; another pool than the paper's is part of it."""
+        return variant_name(self.variant, self.pool)
 
     @property
     def methods(self):

@@ -56,12 +56,13 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings):
         return self
 
 
-def noisy_label(task, settings):
+def noisy_label(task, settings, label="noisy_label"):
     """Cross-entropy of the pool's pseudo labels after training on them, mean of the nets.
 
     Shapes: open_score (M,). Range: >= 0 (`trajectory`: all reals). Direction: larger = more open.
     Paper: Eqs. 1-3 and "Pipeline". Differs: both views go through a net in one batch, so they share batch statistics;
-    all nets train in every epoch, each on the other's selection, both selected before either trains.
+    all nets train in every epoch, each on the other's selection, both selected before either trains. label: how
+    progress is announced.
     Raises: UserError for cycle_training with one net, or pretrained weights that do not fit.
     """
     if settings.cycle_training and settings.nets == 1:
@@ -96,7 +97,7 @@ def noisy_label(task, settings):
 
     identity = {**task.identity(), "alignment": task.alignment}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder,
-        f"noisy_label {task.alignment}", identity, after_epoch, {"total": total})  # fmt: skip
+        f"{label} {task.alignment}", identity, after_epoch, {"total": total})  # fmt: skip
     if settings.score == "trajectory":
         return pd.Series(total.numpy() / settings.epochs, index=task.pool_ids)
     return pd.Series(np.mean(entropies(settings.score_view), axis=0), index=task.pool_ids)

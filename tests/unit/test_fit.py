@@ -399,6 +399,8 @@ def test_short_batches(tmp_path, n, batch, expected):
         ({"schedule": "exponential", "gamma": 0.5}, [0.01, 0.005, 0.0025, 0.00125]),
         ({"schedule": "cycle", "gamma": 0.5, "cycle_length": 2}, [0.01, 0.005, 0.01, 0.005]),
         ({"schedule": "cycle", "gamma": 0.9, "cycle_length": 10}, [0.01, 0.009, 0.0081, 0.00729]),
+        ({"schedule": "steps", "gamma": 0.5, "milestones": [1, 3]}, [0.01, 0.005, 0.005, 0.0025]),
+        ({"schedule": "steps", "gamma": 0.5}, [0.01, 0.01, 0.01, 0.01]),
         ({"schedule": "one_cycle", "warmup": 0.5}, [1e-5, 0.005, 0.01, 0.005]),
         ({"schedule": "one_cycle", "warmup": 0.0}, [0.01, 0.0075, 0.005, 0.0025]),
     ],
@@ -412,7 +414,7 @@ def test_one_cycle_moves_within_an_epoch_and_the_others_do_not():
     settings = settings_of(schedule="one_cycle", warmup=0.5)
     assert [rate_at(settings, 1, s) for s in (0.25, 0.5, 0.75)] == pytest.approx([0.00625, 0.0075, 0.00875])
     assert rate_at(settings, 3, 0.999) == pytest.approx(0.01 * 0.001, rel=1)
-    for schedule in ("constant", "exponential", "cycle"):
+    for schedule in ("constant", "exponential", "cycle", "steps"):
         settings = settings_of(schedule=schedule)
         assert rate_at(settings, 2, 0.0) == rate_at(settings, 2, 0.9)
 

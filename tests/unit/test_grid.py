@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from fer_openset.errors import UserError
+from fer_openset.report import targets
 from fer_openset.settings import ROOT
 from workflow import grid as grids
 from workflow.grid import load_grid
@@ -38,6 +39,20 @@ def test_every_grid_of_the_repository_loads(path):
     assert grid.jobs()
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "dataset"),
+    [("table1", "1", "rafdb"), ("table1", "1", "ferplus"), ("table2", "2", "rafdb"), ("table2_ferplus", "2", "rafdb"),
+     ("table3_compound", "3", "rafdb_compound"), ("table3_contempt", "3", "affectnet")],
+)  # fmt: skip
+def test_the_papers_tables_hold_the_papers_open_sets(name, table, dataset):
+    published = targets()
+    published = published[(published["table"] == table) & (published["dataset"] == dataset)]
+    wanted = set(published["open_classes"]) - {"mean"}
+    jobs = load_grid(ROOT / "params" / "grids" / f"{name}.yaml").jobs()
+    found = {job.folder.open_classes for job in jobs if job.folder.dataset == dataset or name == "table2_ferplus"}
+    assert found == wanted and len(wanted) == {"1": 7, "2": 11, "3": 1}[table]
+
+
 def test_every_combination_is_one_job_and_comes_after_what_it_needs(write):
     changes = {"open_classes": ["surprise", "fear+anger"], "seeds": [0, 1], "alignments": ["aligned", "as_released"]}
     jobs = load_grid(write(**changes, variants={"default": {}, "single": {"nets": 1}})).jobs()
@@ -57,6 +72,29 @@ def test_one_spelling_of_open_classes(write, workplace):
     assert job.records == [folder / "closed_set" / "run.json"]
 
 
+def test_classes_held_back_are_parsed_by_dataset(write):
+    grid = load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["contempt"], methods=["msp"]))
+    assert {(job.folder.dataset, job.folder.open_classes) for job in grid.jobs()} == {
+        ("ferplus", "contempt"), ("synthetic", "contempt"),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="^mine.yaml: synthetic: unknown expression 'ambiguous'"):
+        load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["ambiguous"]))
+    path = write(datasets=["rafdb_compound"], open_classes=["compound"], methods=["msp"])
+    assert load_grid(path).jobs()[0].parameters()["open_classes"] == "compound"
+
+
+def test_what_was_published_is_no_setting(write, sources):
+    job = load_grid(write(datasets=["ferplus"])).jobs()[0]
+    (sources / "params" / "datasets").mkdir()
+    dataset = sources / "params" / "datasets" / "ferplus.yaml"
+    dataset.write_text("root: a\n")
+    before = job.fingerprint()
+    dataset.write_text("root: a\nexpected: {train: {fear: 1}}\n")
+    assert job.fingerprint() == before
+    dataset.write_text("root: b\n")
+    assert job.fingerprint() != before
+
+
 def test_parameters_of_a_variant(write, workplace):
     grid = load_grid(write(methods=["noisy_label"], variants={"single": {"nets": 1}}, data_root="faces"))
     first, _, last = grid.jobs()
@@ -70,6 +108,7 @@ def test_parameters_of_a_variant(write, workplace):
         "method": "noisy_label",
         "alignment": "aligned",
         "variant": "single",
+        "pool": "full",
     }
     assert first.parameters()["overrides"] == {}, "a variant changes the method, not the closed-set model"
     assert last.notebook.name == "03_open_set_detection.noisy_label.aligned.single.ipynb"
@@ -86,6 +125,17 @@ def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
     assert [record.parts[-4] for record in jobs[0].records] == ["msp", "energy"]
     hot = load_grid(write(methods=["energy", "noisy_label"], variants={"hot": {"temperature": 2.0}})).jobs()[2:]
     assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
+
+
+def test_other_pools_are_variants_of_their_own(write):
+    jobs = load_grid(write(methods=["msp", "energy"], pools=["full", "open_10"])).jobs()[2:]
+    assert [job.parameters()["pool"] for job in jobs] == ["full", "open_10"]
+    assert [job.records[0].parts[-2] for job in jobs] == ["default", "pool_open_10"]
+    assert jobs[0].fingerprint() != jobs[1].fingerprint()
+    both = load_grid(write(methods=["noisy_label"], variants={"single": {"nets": 1}}, pools=["blur"])).jobs()[-1]
+    assert both.records[0].parts[-2] == "single-pool_blur" and both.parameters()["variant"] == "single"
+    with pytest.raises(UserError, match="unknown pool 'open_1'; did you mean"):
+        load_grid(write(pools=["open_1"]))
 
 
 def test_post_hoc_scores_take_one_core(write):
