@@ -83,13 +83,14 @@ def copy_known(net, tensors, source, backbone):
     copy_weights(net, wider, source, backbone)
 
 
-def attention_maps(feature_map, head_weight):
-    """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient, no bias.
+def attention_maps(feature_map, head_weight, detach=True):
+    """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient (`detach`), no bias.
 
     Shapes: feature_map (N, D, h, w), head_weight (K, D) -> (N, K, h, w) float32.
     Paper: Eq. 2, after CAM (Zhou et al. 2016).
     """
-    return torch.einsum("kc,nchw->nkhw", head_weight.detach().float(), feature_map.float())
+    weight = head_weight.detach() if detach else head_weight
+    return torch.einsum("kc,nchw->nkhw", weight.float(), feature_map.float())
 
 
 def flip_consistency(maps, maps_of_flipped):

@@ -70,9 +70,10 @@ def data_digest(dataset, rows):
     return zlib.crc32(ids.encode(), zlib.crc32(np.ascontiguousarray(dataset.images[rows[::16]])))
 
 
-def train_closed_set(dataset, protocol, settings, device, seed, folder):
+def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epoch=None):
     """Train f_close on the known training images; last epoch kept; resumes from `folder`.
 
+    each_epoch(epoch, net), if given, is called after every epoch, for who wants to watch it learn.
     Writes `folder/model.safetensors` and `folder/history.csv`. Returns: (ClosedModel, history DataFrame).
     Paper: "Implementation Details". Source: recipe values in params/closed_set.yaml.
     """
@@ -93,6 +94,8 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
     def after_epoch(epoch):
+        if each_epoch:
+            each_epoch(epoch, net)
         if not len(valid):
             return {}
         mirror = settings.mirror and epoch + 1 == settings.epochs  # on the way there the cheaper figure will do

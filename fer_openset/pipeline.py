@@ -20,7 +20,7 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
-from fer_openset.methods import ORACLE, method_settings, run_method
+from fer_openset.methods import method_settings, reads_true_labels, run_method
 from fer_openset.methods.pool_novelty import KNOWN_SCORES
 from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction
@@ -123,7 +123,7 @@ def need_tasks(step):
         save_pseudo_labels(step, settings, outputs)
     task = make_task(step.dataset, step.protocol, f_close, _outputs_of(step, f_close), step.device, p.seed, p.alignment)
     return {method: task.for_method(step.folder.method(method, p.alignment, p.run_variant),
-                                    step.protocol.pool_targets() if method == ORACLE else None)
+                                    step.protocol.pool_targets() if reads_true_labels(method, p.overrides) else None)
             for method in p.methods}  # fmt: skip
 
 
