@@ -419,6 +419,7 @@ def test_the_paper_preset_holds_the_authors_values_and_the_cpu_preset_fine_tunes
     paper, cpu = (method_settings("dias", preset) for preset in ("paper", "cpu"))
     assert (paper.gan_weight, paper.copycat_weight, paper.copycat_smoothing) == (0.1, 0.1, 0.5)
     assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs) == ("sgd", 0.1, 64, 200)
+    assert (paper.schedule, paper.milestones, paper.gamma) == ("steps", (60, 120, 180), 0.1)
     assert (paper.gan_lr, paper.gan_beta1, paper.noise_size, paper.init) == (2e-4, 0.5, 100, "scratch")
     assert (cpu.init, cpu.optimizer, cpu.lr) == ("f_close", "adam", 2e-4)
 
