@@ -97,7 +97,7 @@ def test_probe_sees_labels_that_depend_on_the_image_and_no_others():
 def place(workplace, monkeypatch):
     dataset = tiny_dataset({"train": 40, "valid": 2, "test": 30})
     for module in (pipeline, audit_runs):
-        monkeypatch.setattr(module, "load_dataset", lambda name, preset, root: dataset)
+        monkeypatch.setattr(module, "load_dataset", lambda *given, **more: dataset)
     monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
     monkeypatch.setattr(closed_set, "new_net", small_net)
     monkeypatch.setattr(closed_set, "PARAMS", workplace.results / "closed_set.yaml")
