@@ -140,7 +140,7 @@ def test_following_f_close_gives_the_epochs_of_a_plain_training_and_resumes(plac
     model, _ = closed_set.train_closed_set(
         step.dataset, step.protocol, closed_set_settings("demo"), CPU, 0, place.results / "plain"
     )
-    outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, closed_set_settings("demo"), CPU)
+    outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, closed_set_settings("demo"), CPU).logits
     last = pd.DataFrame(list(audit_epochs.scored(step, outputs)))
     pd.testing.assert_frame_equal(table[table["epoch"] == 3][last.columns].reset_index(drop=True), last)
     grouped = table[table["epoch"] == 3].set_index(["alignment", "method"])["auroc"]
