@@ -1,4 +1,4 @@
-"""The command line: python -m fer_openset tables | summary | arrays | check-data."""
+"""The command line: python -m fer_openset tables | summary | arrays | audit | audit-epochs | check-data."""
 
 import argparse
 import sys
@@ -7,13 +7,35 @@ from fer_openset import report
 from fer_openset.datasets.check import check_data
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.settings import PRESETS
+from fer_openset.settings import PRESETS, RunParameters
 
 
 def tables(options):
-    """Rebuild results/tables/runs.csv from the runs at hand and the committed rows."""
+    """Rebuild results/tables (runs, epochs, differences) from the runs at hand and the committed rows."""
+    from fer_openset import ablation_report, statistics
+
     runs = report.write_tables()
     print(f"{len(runs)} runs in {report.runs_path()}")
+    for name, table in (("epochs", ablation_report.write_epochs()), ("differences", statistics.write_differences())):
+        print(f"{len(table)} rows in {report.runs_path().with_name(name + '.csv')}")
+
+
+def audit(options):
+    """Rebuild the audit's tables (counts and independence of pseudo labels) from the runs at hand."""
+    from fer_openset import audit_runs  # loads torch, which reading tables does not need
+
+    for name, table in audit_runs.write_tables().items():
+        print(f"{len(table)} rows in {report.runs_path().with_name(name + '.csv')}")
+
+
+def audit_epochs(options):
+    """Train f_close while scoring the baselines after each epoch, into results/tables/audit_epochs.csv; resumes."""
+    from fer_openset import audit_epochs as epochs
+    from fer_openset.pipeline import open_step
+
+    given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
+    table = epochs.follow(open_step(RunParameters.build(given, "the command line")), options.epochs)
+    print(table[table["epoch"] == table["epoch"].max()].to_string(index=False, float_format="{:.3f}".format))
 
 
 def summary(options):
@@ -50,7 +72,8 @@ def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables of the runs; checks of data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = {}
-    for name, command in {"tables": tables, "summary": summary, "arrays": arrays, "check-data": check}.items():
+    named = {"tables": tables, "summary": summary, "arrays": arrays, "audit": audit, "audit-epochs": audit_epochs}
+    for name, command in {**named, "check-data": check}.items():
         made[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         made[name].set_defaults(command=command)
     for name in ("summary", "arrays"):
@@ -61,6 +84,13 @@ def parse(arguments):
     made["check-data"].add_argument("name", help="the dataset: a file in params/datasets")
     made["check-data"].add_argument("--root", default="", help="its folder; otherwise the one its settings name")
     made["check-data"].add_argument("--preset", choices=PRESETS, default="paper", help="whose settings to read it with")
+    follow = made["audit-epochs"]
+    follow.add_argument("--dataset", required=True)
+    follow.add_argument("--preset", required=True, choices=PRESETS)
+    follow.add_argument("--open-classes", required=True, help="one expression, or several joined by +")
+    follow.add_argument("--seed", type=int, default=0)
+    follow.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
+    follow.add_argument("--epochs", type=int, default=0, help="how long to train; default: as the preset")
     return parser.parse_args(arguments)
 
 

@@ -100,9 +100,10 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
 
     loss_of(net, rows, generator, epoch) -> scalar tensor, or (scalar tensor, dict of scalar tensors to log).
     rows_of(epoch) -> {learner name: int64 array of positions to train on}; called once before each epoch, for all
-    learners at once; None instead of positions: this learner is trained by another one's `step`. after_epoch(epoch) ->
-    dict of values for the history. extra: dict of tensors that belong to the run and travel in the checkpoint (changed
-    in place). identity: JSON values a checkpoint must agree in to be resumed, besides settings and seed.
+    learners at once; None instead of positions: this learner rests, or is trained by another one's `step`.
+    after_epoch(epoch) -> dict of values for the history. extra: dict of tensors that belong to the run and travel in
+    the checkpoint (changed in place). identity: JSON values a checkpoint must agree in to be resumed, besides settings
+    and seed.
     Returns: the history, a DataFrame with a row per epoch and learner (also `folder/history.csv`).
     Raises: UserError when a loss or a weight is NaN or infinite; the last good checkpoint stays.
     """

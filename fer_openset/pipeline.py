@@ -20,11 +20,12 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
-from fer_openset.methods import ORACLE, method_settings, run_method
+from fer_openset.methods import method_settings, reads_true_labels, run_method
 from fer_openset.methods.pool_novelty import KNOWN_SCORES
 from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.pools import FULL, pool_settings, reshaped, shifted
+from fer_openset.pretrained import Place, start_record
 from fer_openset.protocol import Protocol, make_protocol
 from fer_openset.settings import RunParameters, Settings
 
@@ -43,7 +44,9 @@ class Step:
     def record(self, settings, **more):
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
+        place = Place(self.dataset.name, self.protocol.name, p.seed)
         more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
+        more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(
             settings, dataset=p.dataset, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
             device=self.device.name, peak_mb=peak_memory_mb(), **more,
@@ -123,7 +126,7 @@ def need_tasks(step):
         save_pseudo_labels(step, settings, outputs)
     task = make_task(step.dataset, step.protocol, f_close, _outputs_of(step, f_close), step.device, p.seed, p.alignment)
     return {method: task.for_method(step.folder.method(method, p.alignment, p.run_variant),
-                                    step.protocol.pool_targets() if method == ORACLE else None)
+                                    step.protocol.pool_targets() if reads_true_labels(method, p.overrides) else None)
             for method in p.methods}  # fmt: skip
 
 
@@ -200,3 +203,20 @@ def save_scores(step, detection, result, share=None):
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})
     return row
+
+
+def run_variants(parameters, variants):
+    """Run a method as it is and under these overrides, one after the other, as notebook 03 does; skips what is done.
+
+    variants: {name: overrides}. Returns: their rows of the table of runs, a DataFrame. Meant for the smoke preset;
+    the batch runs grids.
+    """
+    rows = []
+    for variant, overrides in {"default": {}, **variants}.items():
+        step = open_step(parameters.model_copy(update={"variant": variant, "overrides": overrides}))
+        (task,) = need_tasks(step).values()
+        if not runs.is_done(task.folder):
+            (found,) = detect(step, {parameters.method: task}).values()
+            save_scores(step, found, evaluate(step, found))
+        rows.append(runs.load_record(task.folder)["row"])
+    return pd.DataFrame(rows)

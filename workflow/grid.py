@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from fer_openset.ablations import load_ablation
 from fer_openset.datasets import READERS, classes_of
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, join_open, parse_open
@@ -28,7 +29,8 @@ class Grid(Settings):
     """Every combination of these lists is one run.
 
     `variants` names sets of overrides for the methods' settings ({} for `default`), `pools` files of params/pools
-    (`full`: the paper's pool); `data_root` is passed on as it is.
+    (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of params/ablations by
+    name, each under the alignments listed with it, on the paper's pool.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Grid(Settings):
     methods: list[str]
     alignments: list[str] = ["aligned"]
     variants: dict[str, dict] = {"default": {}}
+    ablations: dict[str, list[str]] = {}
     pools: list[str] = [FULL]
     data_root: str = ""
 
@@ -61,7 +64,13 @@ class Grid(Settings):
             for pool, alignment, (variant, overrides) in product(self.pools, self.alignments, self.variants.items()):
                 how = (alignment, variant, overrides, self.data_root, pool)
                 jobs += [Job(folder, methods, *how) for methods in self._groups(overrides)]
+            jobs += [Job(folder, *step, self.data_root) for step in self._ablation_steps()]
         return jobs
+
+    def _ablation_steps(self):
+        sets = ((load_ablation(name), alignments) for name, alignments in self.ablations.items())
+        return [(found.method, alignment, variant, overrides) for found, alignments in sets
+                for alignment, (variant, overrides) in product(alignments, found.variants.items())]  # fmt: skip
 
     def _groups(self, overrides):
         """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
@@ -215,6 +224,23 @@ def _check(grid):
     if grid.data_root and len(grid.datasets) > 1:
         raise UserError("data_root is one folder but datasets lists several; write one grid a dataset.")
     _check_variants(grid)
+    _check_ablations(grid)
+
+
+def _check_ablations(grid):
+    taken = dict.fromkeys(product(grid.methods, grid.variants), "the grid's own variants")
+    for name, alignments in grid.ablations.items():
+        found = load_ablation(name)
+        check_name(found.method, tuple(METHODS), f"method in {name}.yaml")
+        if not alignments:
+            raise UserError(f"ablations lists no alignment for {name}; write {name}: [aligned].")
+        for alignment in alignments:
+            check_name(alignment, ALIGNMENTS, "alignment")
+        for variant in found.variants:
+            if (found.method, variant) in taken:
+                other = taken[found.method, variant]
+                raise UserError(f"the variant {variant!r} of {name} is also one of {other}; rename one of them.")
+            taken[found.method, variant] = name
 
 
 def _check_open_classes(grid, dataset):

@@ -32,7 +32,9 @@ METHODS = {
     "self_confidence": "label_noise:SelfConfidenceSettings:self_confidence",
     "disagreement": "label_noise:DisagreementSettings:disagreement",
     "loss_average": "label_noise:LossAverageSettings:loss_average",
+    "pseudo_label_ce": "pseudo_label_ce:PseudoLabelCeSettings:pseudo_label_ce",
     "noisy_label": "noisy_label:NoisyLabelSettings:noisy_label",
+    "noisy_label_online": "noisy_label_online:NoisyLabelSettings:noisy_label_online",
     "eow": "eow:EowSettings:eow",
     "proser": "proser:ProserSettings:proser",
     "dias": "dias:DiasSettings:dias",
@@ -41,13 +43,13 @@ METHODS = {
     "oracle": "pool_novelty:PoolNoveltySettings:oracle",
 }
 # Forms of one method that share its settings, so that they differ in nothing else.
-SAME_SETTINGS = {"pool_novelty_online": "pool_novelty", "oracle": "pool_novelty"}
+SAME_SETTINGS = {"pool_novelty_online": "pool_novelty", "oracle": "pool_novelty", "noisy_label_online": "noisy_label"}
 # Reads the pool's true labels: the upper bound, never ranked.
 ORACLE = "oracle"
 # These only read f_close's outputs, nothing is trained: seconds on one core (odin: a pass over the pool's images).
 POSTHOC = (
     "msp", "maxlogit", "energy", "entropy", "gen", "klmatching", "openmax", "odin", "mahalanobis", "rmd", "knn",
-    "nnguide", "vim", "she", "dice", "react", "ash", "scale", "fdbd",
+    "nnguide", "vim", "she", "dice", "react", "ash", "scale", "fdbd", "pseudo_label_ce",
 )  # fmt: skip
 
 
@@ -60,6 +62,11 @@ def method_settings(method, preset, overrides=None):
     """Settings of a method for a preset. Raises: UserError for an unknown method, key or value."""
     module, settings, _ = _parts(method)
     return load(getattr(module, settings), params_file(method), preset, overrides)
+
+
+def reads_true_labels(method, overrides):
+    """Whether a run may see the pool's true labels: the oracle, and settings whose name begins with `oracle_`."""
+    return method == ORACLE or any(str(key).startswith("oracle_") for key in overrides)
 
 
 def run_method(method, task, settings):

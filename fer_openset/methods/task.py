@@ -47,7 +47,9 @@ class Task:
     task's alignment. train, valid: known training and known validation images (nothing trains on the latter; it may be
     empty), indexed by sample id, column `target` (0..K-1).
     folder: where a method may keep its checkpoint and history. oracle_targets: None for every method but `oracle`,
-    which gets the pool's true targets (M,), -1 for open images. outputs: f_close's cached outputs, see the properties.
+    which gets the pool's true targets (M,), -1 for open images. own_logits: as pool_logits, but each row belongs to its
+    image whatever the alignment: what f_close says to an image that arrives alone. outputs: f_close's cached outputs,
+    see the properties.
     """
 
     dataset: Dataset
@@ -61,6 +63,7 @@ class Task:
     alignment: str
     folder: Path
     oracle_targets: np.ndarray | None = None
+    own_logits: pd.DataFrame | None = None
     outputs: CachedOutputs | None = None
 
     @property
@@ -102,6 +105,14 @@ class Task:
         """Position of f_close's highest logit for each pool image: int64 array (M,), values 0..K-1."""
         return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
 
+    def need_own_logits(self):
+        """own_logits. Raises: UserError for a task without them."""
+        if self.own_logits is None:
+            raise UserError(
+                "this task does not know which outputs of f_close are an image's own; make it with make_task."
+            )
+        return self.own_logits
+
     def for_method(self, folder, oracle_targets=None):
         """The same problem for one method, with its own folder; only `oracle` is given the pool's true targets."""
         return replace(self, folder=Path(folder), oracle_targets=oracle_targets)
@@ -116,7 +127,7 @@ class Task:
 def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder="."):
     """Put a task together from what the earlier steps wrote. Raises: UserError when a step has not run."""
     logits = read_outputs(pseudo_label_folder)
-    pool_logits = align(logits, protocol, alignment, seed)
+    pool_logits, own = (align(logits, protocol, which, seed) for which in (alignment, "aligned"))
     absent = protocol.train.index.difference(logits.index)
     if len(absent):
         raise UserError(f"{len(absent)} known training images have no output of f_close (first: {absent[0]}); "
@@ -124,4 +135,4 @@ def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device,
     source = output_source(protocol, alignment, seed)
     outputs = CachedOutputs(pseudo_label_folder, logits.loc[protocol.train.index], source)
     return Task(dataset, protocol.known_classes, protocol.train, protocol.valid, pool_logits, f_close, device, seed,
-                alignment, Path(folder), outputs=outputs)  # fmt: skip
+                alignment, Path(folder), own_logits=own, outputs=outputs)  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 
+from fer_openset import ablations as sets
 from fer_openset.errors import UserError
 from fer_openset.report import targets
 from fer_openset.settings import ROOT
@@ -142,6 +143,71 @@ def test_post_hoc_scores_take_one_core(write):
     all_cores = {job.step: job.all_cores for job in load_grid(write(preset="cpu")).jobs()}
     assert all_cores == {"closed_set": True, "pseudo_labels": True, "msp": False, "noisy_label": True}
     assert not any(job.all_cores for job in load_grid(write(preset="demo")).jobs())
+
+
+@pytest.fixture
+def ablations(tmp_path, monkeypatch):
+    """Override sets of this test's own: `write(name, text)`."""
+    folder = tmp_path / "ablations"
+    folder.mkdir()
+    monkeypatch.setattr(sets, "FOLDER", folder)
+    return lambda name, text: (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_an_ablation_adds_its_variants_for_its_method_under_its_alignments(write, ablations):
+    ablations("heads", "method: noisy_label\nvariants: {one: {nets: 1}, three: {epochs: 3}}\n")
+    alone = load_grid(write(alignments=["aligned", "as_released"])).jobs()
+    jobs = load_grid(write(alignments=["aligned", "as_released"], ablations={"heads": ["as_released"]})).jobs()
+    assert jobs[: len(alone)] == alone
+    added = [(j.step, j.alignment, j.variant, j.overrides) for j in jobs[len(alone) :]]
+    assert added == [("noisy_label", "as_released", "one", {"nets": 1}),
+                     ("noisy_label", "as_released", "three", {"epochs": 3})]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"ablations": {"head": ["aligned"]}}, "did you mean 'heads'"),
+        ("method: noisy_labl\nvariants: {a: {nets: 1}}", {}, "did you mean 'noisy_label'"),
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"ablations": {"heads": []}}, "no alignment for heads"),
+        (
+            "method: noisy_label\nvariants: {a: {nets: 1}}",
+            {"ablations": {"heads": ["aligne"]}},
+            "did you mean 'aligned'",
+        ),
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"variants": {"a": {"nets": 1}}}, "grid's own variants"),
+        ("method: noisy_label\nvariants: {}", {}, "variants is empty"),
+        ("method: noisy_label\nvariants: {default: {nets: 1}}", {}, "'default' is taken"),
+        ("method: noisy_label\nvariants: {a: {}}", {}, "overrides nothing"),
+        ("method: noisy_label\nvariant: {a: {nets: 1}}", {}, "the key 'variants' is missing"),
+    ],
+)
+def test_a_mistake_in_an_ablation_is_one_sentence(write, ablations, text, changes, expected):
+    ablations("heads", text)
+    with pytest.raises(UserError, match="^mine.yaml: ") as caught:
+        load_grid(write(**{"ablations": {"heads": ["aligned"]}, **changes}))
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sets.ablation_names())
+@pytest.mark.parametrize("preset", ["demo", "cpu", "paper"])
+def test_every_set_of_the_repository_changes_valid_settings(name, preset):
+    from fer_openset.methods import method_settings
+
+    ablation = sets.load_ablation(name)
+    plain = method_settings(ablation.method, preset)
+    found = {v: method_settings(ablation.method, preset, changes) for v, changes in ablation.variants.items()}
+    assert len({s.model_dump_json() for s in found.values()}) == len(found)
+    same = [variant for variant, settings in found.items() if settings == plain]
+    assert same == (["from_scratch"] if (name, preset) == ("controls", "paper") else [])
+
+
+def test_table_5_is_every_combination_of_its_three_parts():
+    from fer_openset.methods import method_settings
+
+    variants = [{}, *sets.load_ablation("table5").variants.values()]
+    found = [method_settings("noisy_label", "paper", changes) for changes in variants]
+    assert len({(s.attention, s.schedule == "cycle", s.cycle_training) for s in found}) == 8
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,24 @@ def test_the_other_forms_run_and_only_the_oracle_gets_labels(place, method):
     assert (found.task.oracle_targets is not None) == (method == "oracle")
 
 
+def test_the_control_compares_an_image_with_another_images_label_only_as_released():
+    both = {a: detect("pseudo_label_ce", alignment=a)[1].scores for a in ("aligned", "as_released")}
+    step, msp = detect("msp", alignment="as_released")
+    assert not msp.task.own_logits.equals(msp.task.pool_logits)
+    differ = both["aligned"] != both["as_released"]
+    assert differ.any() and set(step.protocol.pool["part"][differ]) == {"open train"}
+    aligned_msp = detect("msp")[1].scores
+    assert both["aligned"].rank().equals(aligned_msp.rank()) and (both["as_released"] >= both["aligned"]).all()
+
+
+def test_true_labels_reach_only_what_says_oracle():
+    assert detect("msp")[1].task.oracle_targets is None
+    given = GIVEN | {"method": "noisy_label", "variant": "one", "overrides": {"oracle_open_label": "anger"}}
+    step = pipeline.open_step(DetectionParameters.build(given, "notebook parameters"))
+    targets = pipeline.need_tasks(step)["noisy_label"].oracle_targets
+    assert (targets == -1).sum() == step.protocol.pool["is_open"].sum()
+
+
 def test_another_pool_has_its_own_results_and_the_same_f_close(place):
     full, first = detect()
     step, found = detect(pool="test_only")
