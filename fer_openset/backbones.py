@@ -32,11 +32,19 @@ class FaceNet(nn.Module):
         body.fc = nn.Identity()
         self.body = body
 
-    def feature_map(self, x):
-        """The last convolution's output (N, D, h, w)."""
+    def until(self, x, stage):
+        """Output of stage 1..4 (N, d, h, w): images in, the first stages only."""
         if x.shape[1] == 1:  # measured: three equal channels are faster than a one-channel first convolution
             x = x.expand(-1, 3, -1, -1)
-        return self.body.feature_map(x.contiguous(memory_format=torch.channels_last))
+        return self.body.until(x.contiguous(memory_format=torch.channels_last), stage)
+
+    def since(self, features, stage, last=4):
+        """The last convolution's output (N, D, h, w), or that of stage `last`, from the output of stage 1..4."""
+        return self.body.since(features, stage, last)
+
+    def feature_map(self, x):
+        """The last convolution's output (N, D, h, w)."""
+        return self.until(x, 4)
 
     def pooled(self, feature_map):
         """Average over space: (N, D) float32."""
@@ -59,9 +67,10 @@ def new_body(backbone):
     return resnet(name, layout.removeprefix("@") or "torchvision")
 
 
-def layout_of(backbone, model):
-    """`backbone` in the layout of `model`, the backbone of a trained network whose weights are to go into it."""
-    return model if model.partition("@")[0] == backbone.partition("@")[0] else backbone
+def layout_of(backbone, model, init="f_close"):
+    """`backbone` in the layout of `model`, the backbone of f_close, if its weights are to go into it (`init`)."""
+    same = init == "f_close" and model.partition("@")[0] == backbone.partition("@")[0]
+    return model if same else backbone
 
 
 def new_net(backbone, n_classes, seed, zero_head=True):
@@ -96,13 +105,26 @@ def _first(names, n=3):
     return ", ".join(name[:120] for name in names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
-def attention_maps(feature_map, head_weight):
-    """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient, no bias.
+def copy_known(net, tensors, source, backbone):
+    """Load a state with fewer outputs: body and first rows of the head; the rows beyond them stay as they are.
+
+    Raises: UserError (see `copy_weights`).
+    """
+    wider, own, n_known = dict(tensors), net.state_dict(), len(tensors["head.bias"])
+    if tensors["head.weight"].shape[1] == own["head.weight"].shape[1]:  # if not, copy_weights says what does not fit
+        for name in ("head.weight", "head.bias"):
+            wider[name] = torch.cat([tensors[name].cpu(), own[name][n_known:].cpu()])
+    copy_weights(net, wider, source, backbone)
+
+
+def attention_maps(feature_map, head_weight, detach=True):
+    """Class activation maps M[n,k,h,w] = sum_c W[k,c] F[n,c,h,w], W under stop-gradient (`detach`), no bias.
 
     Shapes: feature_map (N, D, h, w), head_weight (K, D) -> (N, K, h, w) float32.
     Paper: Eq. 2, after CAM (Zhou et al. 2016).
     """
-    return torch.einsum("kc,nchw->nkhw", head_weight.detach().float(), feature_map.float())
+    weight = head_weight.detach() if detach else head_weight
+    return torch.einsum("kc,nchw->nkhw", weight.float(), feature_map.float())
 
 
 def flip_consistency(maps, maps_of_flipped):

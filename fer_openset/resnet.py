@@ -84,13 +84,21 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def feature_map(self, x):
-        """The last stage's output (N, D, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+    def until(self, x, stage):
+        """Output of stage 1..4 (N, d, h, w)."""
+        return self._stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))), 1, stage)
+
+    def since(self, features, stage, last=4):
+        """Output of stage `last` (N, D, h, w) from the output of stage 1..`last`."""
+        return self._stages(features, stage + 1, last)
+
+    def _stages(self, x, first, last):
+        for number in range(first, last + 1):
+            x = getattr(self, f"layer{number}")(x)
+        return x
 
     def forward(self, x):
-        return self.fc(self.feature_map(x).mean((2, 3)))
+        return self.fc(self.until(x, 4).mean((2, 3)))
 
 
 BACKBONES = {"resnet18": (Basic, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}

@@ -46,6 +46,10 @@ class RunFolder:
     def pretraining(self):
         return self.root / "pretraining"
 
+    def shifted_outputs(self, pool):
+        """f_close's outputs on a pool whose images were changed."""
+        return self.root / "pools" / pool
+
     def method(self, method, alignment="aligned", variant="default"):
         return self.root / "methods" / method / alignment / variant
 

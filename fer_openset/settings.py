@@ -17,6 +17,7 @@ from fer_openset.labels import check_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("smoke", "demo", "cpu", "paper")
+FACTS = "expected"  # a params file's key for what the published data holds: nothing is set by it
 ALIGNMENTS = ("aligned", "as_released")
 Preset = Literal[PRESETS]
 Alignment = Literal[ALIGNMENTS]
@@ -79,6 +80,8 @@ def _one_sentence(problem, cls, where):
     if isinstance(problem["input"], str) and problem["type"] == "float_type":
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
     message = problem["msg"].removeprefix("Value error, ")
+    if not key:  # a rule between several keys
+        return f"{where}: {message}."
     return f"{where}: {key} = {problem['input']!r}: {message[0].lower() + message[1:]}{hint}."
 
 
@@ -101,6 +104,7 @@ def load(cls, path, preset, overrides=None):
     """Read a params file into `cls` for one preset. Raises: UserError (see `Settings.build`)."""
     check_name(preset, PRESETS, "preset")
     values = read_yaml(path)
+    values.pop(FACTS, None)
     presets = values.pop("presets", None) or {}
     if not isinstance(presets, dict):
         raise UserError(f"{path}: presets must map a preset's name to keys, found {type(presets).__name__}.")
@@ -133,12 +137,30 @@ class RunParameters(Settings):
         return value
 
 
+def variant_name(variant, pool):
+    """One name for a set of overrides on a pool: `default` on the paper's pool, `pool_NAME` on another."""
+    parts = [variant] * (variant != "default") + [f"pool_{pool}"] * (pool != "full")
+    return "-".join(parts) or "default"
+
+
 class DetectionParameters(RunParameters):
-    """Parameters of the detection notebook: which method, on which pseudo labels, under which variant name."""
+    """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
+    variant name, and on which pool: `full`, the paper's, or a file of params/pools."""
 
     method: str = "msp"
     alignment: Alignment = "aligned"
     variant: str = "default"
+    pool: str = "full"
+
+    @property
+    def run_variant(self):
+        """The variant's name in tables and folders; another pool than the paper's is part of it."""
+        return variant_name(self.variant, self.pool)
+
+    @property
+    def methods(self):
+        """Ids of the methods to run, in the order given."""
+        return tuple(name.strip() for name in self.method.split("+"))
 
     @field_validator("variant")
     @classmethod

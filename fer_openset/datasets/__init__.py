@@ -9,13 +9,19 @@ import pandas as pd
 
 from fer_openset.datasets.store import open_store
 from fer_openset.errors import UserError
-from fer_openset.labels import check_name
-from fer_openset.settings import ROOT, data_dir, load
+from fer_openset.labels import check_name, check_open
+from fer_openset.settings import FACTS, ROOT, data_dir, load, read_yaml
 
-# id -> module and its settings class; the module's `read(settings, root)` returns a store.Listing.
+# id -> module and its settings class. The module's `read(settings, root)` returns a store.Listing, its
+# `class_names(settings)` the classes that such a listing has. A module whose dataset holds classes back until they are
+# named as open lists them in ON_REQUEST, and its `with_classes(settings, names)` gives the settings that bring them in.
 READERS = {
     "synthetic": "fer_openset.datasets.synthetic:SyntheticSettings",
     "ferplus": "fer_openset.datasets.ferplus:FerplusSettings",
+    "rafdb": "fer_openset.datasets.rafdb:RafdbSettings",
+    "rafdb_compound": "fer_openset.datasets.rafdb_compound:RafdbCompoundSettings",
+    "affectnet": "fer_openset.datasets.affectnet:AffectnetSettings",
+    "cifar10": "fer_openset.datasets.cifar10:Cifar10Settings",
 }
 
 
@@ -24,8 +30,8 @@ class Dataset:
     """A dataset ready for use: who is in it, what each face shows, and the pixels.
 
     Shapes: table: N rows indexed by `sample_id` (unique str), columns label, split; images: (N, C, H, W) uint8,
-    read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the expressions that may be
-    known or open.
+    read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the names that may be known or
+    open.
     """
 
     name: str
@@ -46,17 +52,50 @@ class Dataset:
         return found
 
 
-def load_dataset(name, preset, root="", overrides=None):
+def load_dataset(name, preset, root="", overrides=None, open_classes=""):
     """Read the dataset `name` with its settings from params/datasets and open its image store.
 
-    `root` "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`.
+    `root` "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`. Classes that
+    the dataset holds back until asked for come in when `open_classes` names them.
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
+    listing = list_dataset(name, preset, root, overrides, open_classes)
+    return Dataset(listing.name, listing.classes, listing.table, open_store(listing))
+
+
+def list_dataset(name, preset, root="", overrides=None, open_classes=""):
+    """The dataset's `store.Listing`: its table and how to decode its images, none of which is decoded yet."""
+    module, settings = _configure(name, preset, overrides, open_classes)
+    return module.read(settings, _resolve(name, settings, root))
+
+
+def expected(name):
+    """What the published data holds, from params/datasets: {train, valid, test or all: {class: count}, size: [w, h]}.
+
+    A count may be a list of those that are right. Empty for a dataset that nobody published.
+    """
+    return read_yaml(ROOT / "params" / "datasets" / f"{name}.yaml").get(FACTS, {})
+
+
+def classes_of(name, preset, open_classes):
+    """The dataset's classes when `open_classes` are open, known from its settings alone: no file of it is read.
+
+    Raises: UserError for an unknown dataset, and for a name in `open_classes` that the dataset does not have.
+    """
+    module, settings = _configure(name, preset, None, open_classes)
+    return module.class_names(settings)
+
+
+def _configure(name, preset, overrides, open_classes):
     module_name, settings_name = READERS[check_name(name, tuple(READERS), "dataset")].split(":")
     module = import_module(module_name)
-    settings = load(getattr(module, settings_name), ROOT / "params" / "datasets" / f"{name}.yaml", preset, overrides)
-    listing = module.read(settings, _resolve(name, settings, root))
-    return Dataset(listing.name, listing.classes, listing.table, open_store(listing))
+    cls, path = getattr(module, settings_name), ROOT / "params" / "datasets" / f"{name}.yaml"
+    settings = load(cls, path, preset, overrides)
+    if open_classes and hasattr(module, "ON_REQUEST"):
+        classes = module.class_names(settings)
+        names = check_open(open_classes, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
+        settings = load(cls, path, preset, {**(overrides or {}), **module.with_classes(settings, names)})
+    return module, settings
 
 
 def _resolve(name, settings, root):

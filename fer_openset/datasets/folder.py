@@ -19,7 +19,7 @@ def read_folder(root, size, channels=3):
     """List every picture under `root`, at any depth, in the order of their paths; hidden files are passed over.
 
     Returns a `store.Listing`: sample ids are paths relative to `root`, with `/`; every label is `unlabelled`, every
-    split `train`. Raises: UserError for a folder that is missing, without pictures, or with a link that leads out of it.
+    split `train`. Raises: UserError for a folder that is missing, without pictures, or with a link out of it.
     """
     root = Path(root).expanduser()
     if not root.is_dir():

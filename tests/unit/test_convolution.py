@@ -48,6 +48,17 @@ def test_same_gradients_as_float32_to_bf16_rounding(size, stride):
         assert (mine.float() - theirs).norm() < 0.01 * theirs.norm()
 
 
+@pytest.mark.parametrize(("size", "stride"), MAPS)
+def test_under_autocast_float32_maps_are_taken_like_the_library_takes_them(size, stride):
+    ours, plain = pair(stride)
+    x = torch.randn(64, 5, size, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, expected = passes(ours, x), passes(plain, x)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine.float() - theirs.float()).norm() < 0.01 * theirs.float().norm()
+
+
 def test_a_map_that_is_not_square_takes_the_library_s_way():
     ours, plain = pair(1)
     x = torch.randn(2, 5, 2, 3)
