@@ -92,12 +92,12 @@ def _sizes(files, right):
     sizes, wrong = Counter(), []
     for path in files:
         try:
-            size = picture_size(path)
+            width, height = picture_size(path)
         except UserError:
             continue  # named among those that cannot be read
-        sizes[size] += 1
-        if right and size != tuple(right):
-            wrong.append(f"{path}: {size[0]} x {size[1]} pixels")
+        sizes[width, height] += 1
+        if right and [width, height] != list(right):
+            wrong.append(f"{path}: {width} x {height} pixels")
     common = ", ".join(f"{w} x {h}: {count:,}" for (w, h), count in sizes.most_common(NAMED))
     more = f", and {len(sizes) - NAMED:,} other sizes" if len(sizes) > NAMED else ""
     what = f"{len(wrong)} pictures are not {right[0]} x {right[1]} pixels" if right else ""

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -59,13 +58,6 @@ def _more(names):
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def stays_inside(name):
-    """Whether a relative path from a list leads to a file below the folder it is relative to."""
-    path = PurePosixPath(name)
-    inside = not path.is_absolute() and ".." not in path.parts and path.name == name.rsplit("/", 1)[-1] != ""
-    return inside and not set(name) & {"\\", "\0"} and ":" not in path.parts[0]
-
-
 def digest_of(found):
     """sha256 over names, sizes and times as `scan` gives them: it changes when a file does, and none is opened."""
     digest = hashlib.sha256()
@@ -75,11 +67,9 @@ def digest_of(found):
 
 
 def rgb_decoder(paths, size, boxes=None):
-    """Decoder of picture files. Shapes: decode(start, stop) -> (stop - start, 3, size, size) uint8.
+    """Decoder of colour pictures. Shapes: decode(start, stop) -> (stop - start, 3, size, size) uint8.
 
-    boxes: for each path the part of the picture to take, (left, top, right, bottom) in pixels, or None for all of it.
+    boxes: for each path the part of the picture to take, (left, top, right, bottom) in pixels; None: all of it.
     """
     boxes = boxes or [None] * len(paths)
-    return lambda start, stop: np.stack([
-        read_picture(path, 3, size, box) for path, box in zip(paths[start:stop], boxes[start:stop], strict=True)
-    ])  # fmt: skip
+    return lambda start, stop: np.stack([read_picture(paths[i], 3, size, boxes[i]) for i in range(start, stop)])

@@ -41,8 +41,7 @@ class Listing:
     Shapes: table: N rows indexed by `sample_id` (unique str), columns `label` (one of `classes`) and `split`
     (train, valid, test); decode(start, stop) -> (stop - start, C, H, W) uint8 for those rows of the table, where
     shape = (C, H, W) and C is 1 or 3; several threads call it at once. `key_material` is JSON-able and names everything
-    that decides the pixels: reader version, options, the files' contents or their sizes and times. `files`: the picture
-    behind each row, where there is one (only check-data looks at them).
+    that decides the pixels: reader version, options, the files' contents or their sizes and times.
     Raises: ValueError when a reader breaks this, UserError for a sample id that is not UTF-8.
     """
 
@@ -52,7 +51,7 @@ class Listing:
     key_material: dict
     shape: tuple[int, int, int]
     decode: Callable[[int, int], np.ndarray]
-    files: list[str] | None = None
+    files: list[str] | None = None  # the picture behind each row, where there is one: only check-data looks at them
 
     def __post_init__(self):
         table = self.table
