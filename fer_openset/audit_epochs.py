@@ -7,26 +7,15 @@ import numpy as np
 import pandas as pd
 
 from fer_openset import atomic, metrics
+from fer_openset.audit_tables import EPOCHS_KEY, EPOCHS_VALUES, read_epochs, table_path
 from fer_openset.closed_set import closed_set_settings, predict, train_closed_set
 from fer_openset.methods import method_settings, run_method
 from fer_openset.methods.task import Task
 from fer_openset.protocol import align
 from fer_openset.run_table import merge_rows
-from fer_openset.settings import ALIGNMENTS, results_dir
+from fer_openset.settings import ALIGNMENTS
 
 METHODS = ("msp", "maxlogit", "energy", "pseudo_label_ce")
-KEY = ("dataset", "preset", "open_classes", "seed", "epochs", "epoch", "alignment", "method")
-COLUMNS = (*KEY, "n_known", "n_open", "train_accuracy", "closed_accuracy", "auroc", "auroc_lo", "auroc_hi")
-
-
-def path():
-    """Where the table lies."""
-    return results_dir() / "tables" / "audit_epochs.csv"
-
-
-def read_epochs():
-    """Baselines after each epoch of f_close; an empty table without the file."""
-    return pd.read_csv(path()) if path().exists() else pd.DataFrame(columns=list(COLUMNS))
 
 
 def follow(step, epochs=0):
@@ -54,9 +43,10 @@ def follow(step, epochs=0):
         key = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "seed": p.seed,
                "epochs": settings.epochs, "epoch": epoch + 1}  # fmt: skip
         found += [{**key, **row} for row in scored(step, outputs)]
-    table = pd.DataFrame(found, columns=list(COLUMNS))
+    table = pd.DataFrame(found, columns=[*EPOCHS_KEY, *EPOCHS_VALUES])
     if p.preset != "smoke":
-        atomic.write_csv(path(), merge_rows(read_epochs(), table, KEY), float_format="%.6g")
+        merged = merge_rows(read_epochs(), table, EPOCHS_KEY)
+        atomic.write_csv(table_path("audit_epochs"), merged, float_format="%.6g")
     return table
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fer_openset import atomic
 from fer_openset.audit import chi_square_fit, chi_square_two, entropy_share, probe_information
+from fer_openset.audit_tables import POOL, TABLES, read_table, table_path
 from fer_openset.closed_set import read_outputs
 from fer_openset.datasets import load_dataset
 from fer_openset.protocol import align, make_protocol
@@ -17,29 +18,17 @@ from fer_openset.run_table import merge_rows
 from fer_openset.runs import load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
 
-POOL = ("dataset", "preset", "open_classes", "seed", "alignment")
-COUNTS_KEY = (*POOL, "part", "label")
-COUNTS_COLUMNS = (*COUNTS_KEY, "n")
-SIZES = ("n_open_train", "n_open_test", "n_training_split")
-LABEL_COLUMNS = (*POOL, *SIZES, "entropy", "own_label", "chi2_test", "p_test", "chi2_split", "p_split",
-                 "bits", "bits_lo", "bits_hi")  # fmt: skip
-TABLES = {"audit_counts": (COUNTS_COLUMNS, COUNTS_KEY), "audit_labels": (LABEL_COLUMNS, POOL)}
-
-
-def read_table(name):
-    """One of the audit's tables, `audit_counts` or `audit_labels`; empty without its file."""
-    path = results_dir() / "tables" / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(TABLES[name][0]))
+NAMES = ("audit_counts", "audit_labels")
 
 
 def write_tables(runs_dir=None):
     """Rebuild both tables from the runs at hand and the rows already there. Returns: {name: table}."""
-    found = {name: [] for name in TABLES}
+    found = {name: [] for name in NAMES}
     for path in sorted(Path(runs_dir or results_dir() / "runs").glob("**/pseudo_labels/run.json")):
         record = load_record(path.parent)
         if record["preset"] == "smoke":
             continue
-        dataset = load_dataset(record["dataset"], record["preset"], "")
+        dataset = load_dataset(record["dataset"], record["preset"], open_classes=record["open_classes"])
         protocol = make_protocol(dataset.table, dataset.classes, record["open_classes"])
         outputs = read_outputs(path.parent)
         for alignment in ALIGNMENTS:
@@ -50,10 +39,11 @@ def write_tables(runs_dir=None):
                                       for part, row in counts.iterrows() for label, n in row.items()]  # fmt: skip
             found["audit_labels"].append({**pool, **label_evidence(labels, outputs, protocol, dataset, record["seed"])})
     written = {}
-    for name, (columns, key) in TABLES.items():
-        table = merge_rows(read_table(name), pd.DataFrame(found[name], columns=list(columns)), key)
+    for name in NAMES:
+        key, values = TABLES[name]
+        table = merge_rows(read_table(name), pd.DataFrame(found[name], columns=[*key, *values]), key)
         if len(table):
-            atomic.write_csv(results_dir() / "tables" / f"{name}.csv", table, float_format="%.6g")
+            atomic.write_csv(table_path(name), table, float_format="%.6g")
         written[name] = table
     return written
 

@@ -77,7 +77,7 @@ def trained_net(folder, method, learner, device):
 
 
 def _opened(folder, data_root=""):
-    dataset = load_dataset(folder.dataset, folder.preset, data_root)
+    dataset = load_dataset(folder.dataset, folder.preset, data_root, open_classes=folder.open_classes)
     return dataset, make_protocol(dataset.table, dataset.classes, folder.open_classes), pick_device()
 
 

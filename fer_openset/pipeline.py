@@ -203,3 +203,20 @@ def save_scores(step, detection, result, share=None):
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})
     return row
+
+
+def run_variants(parameters, variants):
+    """Run a method as it is and under these overrides, one after the other, as notebook 03 does; skips what is done.
+
+    variants: {name: overrides}. Returns: their rows of the table of runs, a DataFrame. Meant for the smoke preset;
+    the batch runs grids.
+    """
+    rows = []
+    for variant, overrides in {"default": {}, **variants}.items():
+        step = open_step(parameters.model_copy(update={"variant": variant, "overrides": overrides}))
+        (task,) = need_tasks(step).values()
+        if not runs.is_done(task.folder):
+            (found,) = detect(step, {parameters.method: task}).values()
+            save_scores(step, found, evaluate(step, found))
+        rows.append(runs.load_record(task.folder)["row"])
+    return pd.DataFrame(rows)

@@ -6,6 +6,7 @@ import pytest
 from tiny import CPU, small_net, tiny_dataset
 
 from fer_openset import audit, audit_epochs, audit_runs, closed_set, pipeline
+from fer_openset.audit_tables import table_path
 from fer_openset.closed_set import closed_set_settings
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
@@ -136,7 +137,7 @@ def test_scrambled_labels_of_a_run_are_told_from_its_aligned_ones(place):
 def test_following_f_close_gives_the_epochs_of_a_plain_training_and_resumes(place, monkeypatch):
     step = opened()
     table = audit_epochs.follow(step)
-    assert len(table) == 3 * 2 * 4 and audit_epochs.path().exists()
+    assert len(table) == 3 * 2 * 4 and table_path("audit_epochs").exists()
     model, _ = closed_set.train_closed_set(
         step.dataset, step.protocol, closed_set_settings("demo"), CPU, 0, place.results / "plain"
     )
@@ -156,7 +157,7 @@ def test_following_f_close_gives_the_epochs_of_a_plain_training_and_resumes(plac
 
 def test_smoke_leaves_no_rows(place):
     assert len(audit_epochs.follow(opened("smoke"), epochs=1)) == 8
-    assert not audit_epochs.path().exists()
+    assert not table_path("audit_epochs").exists()
 
 
 def test_alignment_is_all_that_differs_between_the_rows(place):
