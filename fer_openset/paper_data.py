@@ -9,7 +9,7 @@ from fer_openset import report
 from fer_openset.errors import UserError
 from fer_openset.methods import ORACLE
 from fer_openset.pools import PoolSettings, pool_names, pool_settings
-from fer_openset.settings import results_dir, variant_name
+from fer_openset.settings import variant_name
 from fer_openset.style import METHOD_COLOURS
 from fer_openset.variants import DEFAULT, changes, settings_by_variant
 
@@ -118,8 +118,8 @@ def weight_sweep(runs, variants, where):
 def epoch_sweep(epochs, variants, where):
     """Fig. 5, second half: AUROC after each epoch of runs that kept their scores, at the default consistency weight.
 
-    epochs: table with columns dataset, preset, open_classes, alignment, method, variant, epoch, auroc (seeds averaged).
-    Returns: table with columns group, x, mean, lo, hi (no interval: NaN).
+    epochs: as `ablation_report.read_epochs` gives it; seeds are averaged. Returns: table with
+    columns group, x, mean, lo, hi (no interval: NaN).
     """
     every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
     weight = every.get(DEFAULT, {}).get("consistency_weight")
@@ -128,13 +128,6 @@ def epoch_sweep(epochs, variants, where):
     rows = rows[rows["variant"].isin(mine)]
     rows = rows.assign(group=rows["variant"].map(mine)).groupby(["group", "epoch"])["auroc"].mean().reset_index()
     return rows.rename(columns={"epoch": "x", "auroc": "mean"}).assign(lo=np.nan, hi=np.nan)
-
-
-def read_epochs():
-    """AUROC after each epoch, of the runs that kept it: `tables/epochs.csv`; empty without the file."""
-    path = results_dir() / "tables" / "epochs.csv"
-    columns = ["dataset", "preset", "open_classes", "alignment", "method", "variant", "epoch", "auroc"]
-    return pd.read_csv(path)[columns] if path.exists() else pd.DataFrame(columns=columns)
 
 
 def comparison(runs, variants, where):

@@ -6,7 +6,7 @@ function's docstring states, so that it stays true when the tables change.
 
 import numpy as np
 
-from fer_openset import arrays, paper_data, paper_figures, report, variants
+from fer_openset import ablation_report, arrays, paper_data, paper_figures, report, variants
 from fer_openset.metrics import auroc
 from fer_openset.plates import NAMES, NO_RUNS, Plate, about_rows, agreement, source
 
@@ -95,7 +95,7 @@ def sweeps(where):
     mine = mine[(mine["dataset"] == where.dataset) & (mine["open_classes"] == where.open_classes)]
     line = mine.set_index("method")["value"].get("noisy_label")
     weights = paper_data.weight_sweep(runs, changed, where)
-    epochs = paper_data.epoch_sweep(paper_data.read_epochs(), changed, where)
+    epochs = paper_data.epoch_sweep(ablation_report.read_epochs(), changed, where)
     panels = [("consistency weight λ", weights, line), ("epochs", epochs, line)]
     rows = paper_data.rows_of(runs, where, method="noisy_label", open_classes=where.open_classes)
     about = about_rows(where, rows, open_classes=where.open_classes)
