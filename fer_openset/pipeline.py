@@ -42,7 +42,8 @@ class Step:
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
         return runs.provenance(
-            settings, dataset=p.dataset, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
+            settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
+            source={"dataset": p.dataset, "data_root": p.data_root},
             device=self.device.name, seconds=round(time.perf_counter() - self.began, 1),
             peak_mb=peak_memory_mb(), **more,
         )  # fmt: skip
@@ -57,9 +58,9 @@ def open_step(parameters):
     device = pick_device()
     dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root)
     protocol = make_protocol(dataset.table, dataset.classes, parameters.open_classes)
-    folder = runs.RunFolder(parameters.dataset, parameters.preset, protocol.name, parameters.seed)
+    folder = runs.RunFolder(dataset.name, parameters.preset, protocol.name, parameters.seed)
     precision = "float32" if device.amp is None else str(device.amp).removeprefix("torch.")
-    print(f"{parameters.dataset}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
+    print(f"{dataset.name}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
           f"{len(protocol.train):,} known training images, pool of {len(protocol.pool):,}; "
           f"{device.name}, {precision}", flush=True)  # fmt: skip
     return Step(parameters, dataset, protocol, folder, device, began)
@@ -148,8 +149,8 @@ def save_scores(step, settings, scores, result, share=None):
     folder = step.folder.method(p.method, p.alignment, p.variant)
     atomic.write_csv(folder / "scores.csv", scores.rename_axis("sample_id").reset_index())
     record = step.record({p.method: settings})
-    row = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "alignment": p.alignment,
-           "method": p.method, "variant": p.variant, "seed": p.seed,
+    row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
+           "alignment": p.alignment, "method": p.method, "variant": p.variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})

@@ -35,8 +35,9 @@ class Protocol:
         return join_open(self.open_classes)
 
     def open_numbers(self):
-        """Numbers of the open classes as the authors count them: RAF-DB's order from 0 (surprise) to 6 (neutral)."""
-        return [str(EXPRESSIONS.index(name)) for name in self.open_classes]
+        """Numbers of the open classes as the authors count them: RAF-DB's order from 0 (surprise) to 6 (neutral).
+        A class that is no expression of theirs goes by its name."""
+        return [str(EXPRESSIONS.index(name)) if name in EXPRESSIONS else name for name in self.open_classes]
 
     def pool_targets(self):
         """True closed-set target of each pool image, -1 for open ones (for metrics only)."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from fer_openset.datasets import READERS
+from fer_openset.datasets import class_names, dataset_file, dataset_name, dataset_values
 from fer_openset.errors import UserError
-from fer_openset.labels import EXPRESSIONS, check_name, join_open, parse_open
+from fer_openset.labels import check_name, join_open, parse_open
 from fer_openset.methods import METHODS, POSTHOC, params_file
 from fer_openset.runs import RECORD, RunFolder
-from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir
+from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
@@ -46,25 +46,27 @@ class Grid(Settings):
 
     def jobs(self):
         """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
-        jobs = []
+        jobs, classes = [], {name: class_names(name, self.preset, self.data_root) for name in self.datasets}
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
-            folder = RunFolder(dataset, self.preset, join_open(parse_open(names, EXPRESSIONS)), seed)
+            open_classes = join_open(parse_open(names, classes[dataset]))
+            folder = RunFolder(dataset_name(dataset), self.preset, open_classes, seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
             for method, alignment in product(self.methods, self.alignments):
                 steps += [(method, alignment, variant, self.variants[variant]) for variant in self.variants]
-            jobs += [Job(folder, *step, self.data_root) for step in steps]
+            jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
         return jobs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook run: `step` is closed_set, pseudo_labels or a method's id."""
+    """One notebook run: `step` is closed_set, pseudo_labels or a method's id; `dataset` as the grid names it."""
 
     folder: RunFolder
     step: str
     alignment: str
     variant: str
     overrides: dict
+    dataset: str
     data_root: str
 
     @property
@@ -109,7 +111,7 @@ class Job:
     def parameters(self):
         """The values for the notebook's parameters cell."""
         run = self.folder
-        values = {"dataset": run.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
+        values = {"dataset": self.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
         values |= {"data_root": self.data_root, "overrides": self.overrides}
         if self.step not in STEMS:
             values |= {"method": self.step, "alignment": self.alignment, "variant": self.variant}
@@ -117,10 +119,11 @@ class Job:
 
     def fingerprint(self):
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
-        dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
-        files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
-        files = files[self.step] if self.step in STEMS else [params_file(self.step)]
-        settings = [settings_of(path, self.folder.preset) for path in files]
+        preset = self.folder.preset
+        if self.step == CLOSED_SET:
+            settings = [values_of(PARAMS / "closed_set.yaml", preset), dataset_values(self.dataset, preset)[1]]
+        else:
+            settings = [] if self.step == PSEUDO_LABELS else [values_of(params_file(self.step), preset)]
         return digest([code_of(self.source), settings])
 
 
@@ -133,15 +136,6 @@ def code_of(notebook):
         raise UserError(f"{notebook}: there is no such notebook; restore it from the repository.") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{notebook}: not readable as a notebook; restore it from the repository.") from None
-
-
-def settings_of(path, preset):
-    """The values that a params file holds for one preset; {} for a method that has no file."""
-    if not path.exists():
-        return {}
-    values = read_yaml(path)
-    presets = values.pop("presets", None) or {}
-    return {**values, **(presets.get(preset) or {})}
 
 
 def digest(value):
@@ -170,16 +164,20 @@ def _check(grid):
             raise UserError(f"{key} lists {repeats[0]!r} twice; keep one.")
     check_name(grid.preset, PRESETS, "preset")
     for known, names, what in (
-        (READERS, grid.datasets, "dataset"),
         (METHODS, grid.methods, "method"),
         (ALIGNMENTS, grid.alignments, "alignment"),
     ):
         for name in names:
             check_name(name, tuple(known), what)
-    sets = [parse_open(names, EXPRESSIONS) for names in grid.open_classes]
-    for i, chosen in enumerate(sets):
-        if chosen in sets[:i]:
-            raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
+    files = [dataset_file(name) for name in grid.datasets]
+    if len({path.stem for path in files}) < len(files):
+        raise UserError("two datasets have settings files of one name; their results would share a folder, rename one.")
+    for dataset in grid.datasets:
+        classes = class_names(dataset, grid.preset, grid.data_root)
+        sets = [parse_open(names, classes) for names in grid.open_classes]
+        for i, chosen in enumerate(sets):
+            if chosen in sets[:i]:
+                raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
     if min(grid.seeds) < 0:
         raise UserError(f"seeds holds {min(grid.seeds)}; expected 0 or more.")
     if grid.data_root and len(grid.datasets) > 1:

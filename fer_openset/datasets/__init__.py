@@ -1,5 +1,6 @@
 """Every dataset the same way: one table keyed by sample id, and its images as one memory-mapped array."""
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,14 +10,18 @@ import pandas as pd
 
 from fer_openset.datasets.store import open_store
 from fer_openset.errors import UserError
-from fer_openset.labels import check_name
-from fer_openset.settings import ROOT, data_dir, load
+from fer_openset.labels import EXPRESSIONS, check_name
+from fer_openset.settings import ROOT, data_dir, values_of
 
-# id -> module and its settings class; the module's `read(settings, root)` returns a store.Listing.
+# id -> module and its settings class; the module's `read(settings, root)` returns a store.Listing. A reader whose class
+# names are the user's own also has `class_names(settings, root)`.
 READERS = {
     "synthetic": "fer_openset.datasets.synthetic:SyntheticSettings",
     "ferplus": "fer_openset.datasets.ferplus:FerplusSettings",
+    "folder": "fer_openset.datasets.folder:FolderSettings",
 }
+PARAMS = ROOT / "params" / "datasets"
+READER_KEY = "reader"
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,61 @@ class Dataset:
 
 
 def load_dataset(name, preset, root="", overrides=None):
-    """Read the dataset `name` with its settings from params/datasets and open its image store.
+    """Read the dataset `name` and open its image store.
 
-    `root` "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`.
+    name: a file of params/datasets without its ending, or the path of a YAML file (a relative one from the clone's
+    root). root: "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`.
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
-    module_name, settings_name = READERS[check_name(name, tuple(READERS), "dataset")].split(":")
-    module = import_module(module_name)
-    settings = load(getattr(module, settings_name), ROOT / "params" / "datasets" / f"{name}.yaml", preset, overrides)
+    module, settings = _settings(name, preset, overrides)
     listing = module.read(settings, _resolve(name, settings, root))
-    return Dataset(listing.name, listing.classes, listing.table, open_store(listing))
+    return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing))
+
+
+def class_names(name, preset, root=""):
+    """Names that can be open classes of a dataset, without opening an image: for the named expression datasets all
+    expressions, for a dataset of one's own its classes. Raises: as `load_dataset`."""
+    module, settings = _settings(name, preset, None)
+    if not hasattr(module, "class_names"):
+        return EXPRESSIONS
+    return module.class_names(settings, _resolve(name, settings, root))
+
+
+def dataset_name(name):
+    """What the results of a dataset are called: the name of its settings file."""
+    return dataset_file(name).stem
+
+
+def dataset_file(name):
+    """The YAML file with a dataset's settings. Raises: UserError for a name that params/datasets does not have, a file
+    that is not there, or one whose name could not be a folder's."""
+    if not name.endswith((".yaml", ".yml")):
+        return PARAMS / f"{check_name(name, tuple(sorted(p.stem for p in PARAMS.glob('*.yaml'))), 'dataset')}.yaml"
+    path = ROOT / Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; expected the settings of a dataset.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
+        raise UserError(f"{path}: its name becomes part of a path; use letters, digits, - and _ only.")
+    if path.parent != PARAMS and (PARAMS / f"{path.stem}.yaml").exists():
+        raise UserError(f"{path}: results of {path.stem!r} are those of params/datasets; give the file another name.")
+    return path
+
+
+def dataset_values(name, preset):
+    """(reader, values): a file that names a `reader` starts from the values of params/datasets/READER.yaml, and its own
+    keys win, whatever the preset."""
+    file = dataset_file(name)
+    values = values_of(file, preset)
+    reader = check_name(values.pop(READER_KEY, file.stem), tuple(READERS), f"reader in {file.name}")
+    return reader, values if reader == file.stem else {**values_of(PARAMS / f"{reader}.yaml", preset), **values}
+
+
+def _settings(name, preset, overrides):
+    reader, values = dataset_values(name, preset)
+    module_name, settings_name = READERS[reader].split(":")
+    module = import_module(module_name)
+    where = dataset_file(name).name + (" with overrides" if overrides else "")
+    return module, getattr(module, settings_name).build({**values, **(overrides or {})}, where)
 
 
 def _resolve(name, settings, root):
@@ -65,4 +115,6 @@ def _resolve(name, settings, root):
         if root:
             raise UserError(f"the dataset {name} reads no folder, but data_root is {root!r}; leave data_root empty.")
         return None
+    if not (root or settings.root):
+        raise UserError(f"the dataset {name} names no folder; write it as root in its settings, or give data_root.")
     return data_dir() / Path(root or settings.root).expanduser()
