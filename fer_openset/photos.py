@@ -60,7 +60,8 @@ def read_photo(path, longest=None):
     """Open one picture, upright, in mode `L` (grey) or `RGB`; its first frame if there are several.
 
     longest: a larger picture is shrunk to so many pixels on its longer side. 16 bits a pixel become 8. Pictures above
-    Pillow's limit of 89 million pixels are refused before they are decoded. Raises: PhotoError.
+    Pillow's limit of 89 million pixels are refused before they are decoded. Returns: (picture, the longer side of the
+    file's own). Raises: PhotoError.
     """
     if not Path(path).is_file():
         raise PhotoError(path, "no file that could be opened")
@@ -69,9 +70,10 @@ def read_photo(path, longest=None):
             warnings.simplefilter("ignore")  # odd metadata does not matter here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
+                side = max(image.size)
                 if longest and not image.mode.startswith("I"):
                     image.thumbnail((longest, longest))  # a JPEG is decoded at a fraction of its size
-                return _plain(ImageOps.exif_transpose(image), longest)
+                return _plain(ImageOps.exif_transpose(image), longest), side
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(path, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:

@@ -50,7 +50,7 @@ def read(settings, root):
     files = [root / path for path in table["path"]]
 
     def decode(start, stop):
-        return np.stack([as_face(read_photo(file), settings.image_size, channels) for file in files[start:stop]])
+        return np.stack([as_face(read_photo(file)[0], settings.image_size, channels) for file in files[start:stop]])
 
     material = {"reader": READER, "files": _digest(files), "channels": channels}
     shape = (channels, settings.image_size, settings.image_size)
