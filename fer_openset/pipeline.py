@@ -19,12 +19,12 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
-from fer_openset.methods import ORACLE
+from fer_openset.methods import ORACLE, method_settings, run_method
 from fer_openset.methods.pool_novelty import KNOWN_SCORES
-from fer_openset.methods.task import make_task
+from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.protocol import Protocol, make_protocol
-from fer_openset.settings import RunParameters
+from fer_openset.settings import RunParameters, Settings
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Step:
     def record(self, settings, **more):
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
+        more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
         return runs.provenance(
             settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
             source={"dataset": p.dataset, "data_root": p.data_root},
-            device=self.device.name, seconds=round(time.perf_counter() - self.began, 1),
-            peak_mb=peak_memory_mb(), **more,
+            device=self.device.name, peak_mb=peak_memory_mb(), **more,
         )  # fmt: skip
 
 
@@ -99,40 +99,67 @@ def save_pseudo_labels(step, settings, outputs):
     return table
 
 
-def need_task(step):
-    """The detection task of this step; in the smoke preset the steps before it are run if they are missing.
+def need_tasks(step):
+    """The detection tasks of this step, one a method: {method: Task}; they share images and f_close's outputs.
 
-    Raises: UserError when f_close or the pseudo labels are missing.
+    In the smoke preset the steps before it are run if they are missing. Raises: UserError when f_close or the pseudo
+    labels are missing, or when overrides have no variant name or more than one method to apply to.
     """
     p = step.parameters
     if p.variant == "default" and p.overrides:
         raise UserError("overrides change the method: give the run its own name with `variant` (not 'default').")
+    if p.overrides and len(p.methods) > 1:
+        raise UserError(f"overrides belong to one method, but method names {len(p.methods)}; run them one by one.")
     f_close = need_closed_set(step)
     if p.preset == "smoke" and not runs.is_done(step.folder.pseudo_labels):
         settings = closed_set_settings("smoke")
         outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
         save_pseudo_labels(step, settings, outputs)
     runs.load_record(step.folder.pseudo_labels)
-    folder = step.folder.method(p.method, p.alignment, p.variant)
-    return make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed,
-                     p.alignment, folder, oracle=p.method == ORACLE)  # fmt: skip
+    task = make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed, p.alignment)
+    return {method: task.for_method(step.folder.method(method, p.alignment, p.variant),
+                                    step.protocol.pool_targets() if method == ORACLE else None)
+            for method in p.methods}  # fmt: skip
 
 
-def evaluate(step, task, scores):
+@dataclass(frozen=True)
+class Detection:
+    """What one method said about the pool: settings, open scores by sample id, and the seconds it took."""
+
+    method: str
+    task: Task
+    settings: Settings
+    scores: pd.Series
+    seconds: float
+
+
+def detect(step, tasks):
+    """Run every method of the step on its task. Returns: {method: Detection}."""
+    p = step.parameters
+    found, began = {}, step.began  # opening the step counts for the first method, which may be the only one
+    for method, task in tasks.items():
+        settings = method_settings(method, p.preset, p.overrides)
+        scores = run_method(method, task, settings)
+        found[method] = Detection(method, task, settings, scores, round(time.perf_counter() - began, 1))
+        began = time.perf_counter()
+    return found
+
+
+def evaluate(step, detection):
     """All metrics of one method's open scores: the only place of a run that reads the pool's labels."""
     pool = step.protocol.pool
-    correct = task.pseudo_labels == step.protocol.pool_targets()
-    return metrics.evaluate(scores.loc[pool.index].to_numpy(), pool["is_open"].to_numpy(), correct)
+    correct = detection.task.pseudo_labels == step.protocol.pool_targets()
+    return metrics.evaluate(detection.scores.loc[pool.index].to_numpy(), pool["is_open"].to_numpy(), correct)
 
 
-def open_share(step, task, scores):
+def open_share(step, detection):
     """The estimated share of open images in the pool, and how the threshold that follows from it does.
 
     Only for methods that left scores of held-out known images (pool_novelty); else {}. Returns: estimate, its 95 %
     interval lo..hi and the threshold, made without labels; then, read from the labels, the true share and, at the
     threshold, the fraction of open images flagged (`open_flagged`) and of known images flagged (`known_flagged`).
     """
-    path = task.folder / KNOWN_SCORES
+    path, scores = detection.task.folder / KNOWN_SCORES, detection.scores
     if not path.exists():
         return {}
     found = estimate_open_fraction(scores, pd.read_csv(path)["open_score"], seed=step.parameters.seed)
@@ -143,14 +170,13 @@ def open_share(step, task, scores):
             "known_flagged": float(flagged[~is_open].mean())}  # fmt: skip
 
 
-def save_scores(step, settings, scores, result, share=None):
+def save_scores(step, detection, result, share=None):
     """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
-    p = step.parameters
-    folder = step.folder.method(p.method, p.alignment, p.variant)
-    atomic.write_csv(folder / "scores.csv", scores.rename_axis("sample_id").reset_index())
-    record = step.record({p.method: settings})
+    p, folder = step.parameters, detection.task.folder
+    atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
+    record = step.record({detection.method: detection.settings}, seconds=detection.seconds)
     row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
-           "alignment": p.alignment, "method": p.method, "variant": p.variant, "seed": p.seed,
+           "alignment": p.alignment, "method": detection.method, "variant": p.variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})

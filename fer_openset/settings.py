@@ -66,6 +66,8 @@ def _one_sentence(problem, cls, where):
     if isinstance(problem["input"], str) and problem["type"] == "float_type":
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
     message = problem["msg"].removeprefix("Value error, ")
+    if not key:  # a rule between several keys
+        return f"{where}: {message}."
     return f"{where}: {key} = {problem['input']!r}: {message[0].lower() + message[1:]}{hint}."
 
 
@@ -126,11 +128,17 @@ class RunParameters(Settings):
 
 
 class DetectionParameters(RunParameters):
-    """Parameters of the detection notebook: which method, on which pseudo labels, under which variant name."""
+    """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
+    variant name."""
 
     method: str = "msp"
     alignment: Alignment = "aligned"
     variant: str = "default"
+
+    @property
+    def methods(self):
+        """Ids of the methods to run, in the order given."""
+        return tuple(name.strip() for name in self.method.split("+"))
 
     @field_validator("variant")
     @classmethod

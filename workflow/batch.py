@@ -105,14 +105,15 @@ def run(grid_file, cores, dry_run):
         return list_jobs(snakemake(grid_file, cores, "--dry-run", "--quiet", "host", "reason", "rules"))
     began = time.monotonic()
     jobs = grid.jobs()
-    waiting = sum(not job.record.exists() for job in jobs)
-    print(f"{grid.name}: {len(jobs)} runs, {waiting} of them to do, on {cores} cores", flush=True)
+    records = [record for job in jobs for record in job.records]
+    waiting = sum(not record.exists() for record in records)
+    print(f"{grid.name}: {len(records)} runs, {waiting} of them to do, on {cores} cores", flush=True)
     with only_batch(grid_file):
         status = start(snakemake(grid_file, cores, "--quiet", "all"))
     if status:
         return _say_failures(jobs, status)
     _say_results(grid, jobs)
-    print(f"{len(jobs)} of {len(jobs)} runs done ({time.monotonic() - began:.0f} s)")
+    print(f"{len(records)} of {len(records)} runs done ({time.monotonic() - began:.0f} s)")
     return 0
 
 
@@ -121,7 +122,7 @@ def _say_results(grid, jobs):
 
     from fer_openset import report
 
-    rows = pd.DataFrame([load_record(job.record.parent)["row"] for job in jobs if job.alignment])
+    rows = pd.DataFrame([load_record(record.parent)["row"] for job in jobs if job.methods for record in job.records])
     print(f"\n{report.as_text(rows)}\n")
     print(f"HTML pages with all figures: {_short(grid.reports / 'index.html')}")
     for folder in sorted({job.notebook.parent for job in jobs}):
@@ -129,7 +130,7 @@ def _say_results(grid, jobs):
 
 
 def _say_failures(jobs, status):
-    missing = [job for job in jobs if not job.record.exists()]
+    missing = [job for job in jobs if not all(record.exists() for record in job.records)]
     failed = [job for job in missing if all(need.exists() for need in job.needs)]
     for job in failed:
         print(f"failed: {job.label}\n  its notebook: {_short(job.notebook)}", file=sys.stderr)
@@ -139,7 +140,8 @@ def _say_failures(jobs, status):
 
     report.write_tables()
     names = ", ".join(job.label for job in failed) or f"the tables or the report (Snakemake's status {status})"
-    print(f"{len(jobs) - len(missing)} of {len(jobs)} runs done; failed: {names}", file=sys.stderr)
+    records = [record.exists() for job in jobs for record in job.records]
+    print(f"{sum(records)} of {len(records)} runs done; failed: {names}", file=sys.stderr)
     return 1
 
 

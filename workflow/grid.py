@@ -51,15 +51,22 @@ class Grid(Settings):
             open_classes = join_open(parse_open(names, classes[dataset]))
             folder = RunFolder(dataset_name(dataset), self.preset, open_classes, seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
-            for method, alignment in product(self.methods, self.alignments):
-                steps += [(method, alignment, variant, self.variants[variant]) for variant in self.variants]
+            for alignment, (variant, overrides) in product(self.alignments, self.variants.items()):
+                steps += [(methods, alignment, variant, overrides) for methods in self._groups(overrides)]
             jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
         return jobs
+
+    def _groups(self, overrides):
+        """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
+        it; with overrides, which belong to one method, each has its own."""
+        posthoc = [] if overrides else [method for method in self.methods if method in POSTHOC]
+        return ["+".join(posthoc)] * bool(posthoc) + [method for method in self.methods if method not in posthoc]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook run: `step` is closed_set, pseudo_labels or a method's id; `dataset` as the grid names it."""
+    """One notebook run: `step` is closed_set, pseudo_labels, or a method's id or several joined by +; `dataset` as the
+    grid names it."""
 
     folder: RunFolder
     step: str
@@ -74,7 +81,16 @@ class Job:
         """How the job is called on the terminal."""
         where = f"{self.folder.dataset} {self.folder.open_classes} seed{self.folder.seed}"
         how = [self.alignment, self.variant if self.variant != "default" else ""]
-        return " ".join([where, self.step, *filter(None, how)])
+        return " ".join([where, self._short_step, *filter(None, how)])
+
+    @property
+    def methods(self):
+        """Ids of the methods that the job runs; none for the steps before them."""
+        return () if self.step in STEMS else tuple(self.step.split("+"))
+
+    @property
+    def _short_step(self):
+        return self.step if len(self.methods) < 2 else f"{len(self.methods)}_posthoc"
 
     @property
     def source(self):
@@ -84,13 +100,13 @@ class Job:
     @property
     def notebook(self):
         """Where the executed notebook is kept."""
-        parts = [] if self.step in STEMS else [self.step, self.alignment, self.variant]
+        parts = [] if self.step in STEMS else [self._short_step, self.alignment, self.variant]
         return self.folder.notebook(self.source.stem, *parts)
 
     @property
-    def record(self):
-        """The file that marks the job as done."""
-        return self._result_folder(self.step) / RECORD
+    def records(self):
+        """The files that mark the job as done: one, or one a method."""
+        return [self._result_folder(step) / RECORD for step in self.methods or (self.step,)]
 
     @property
     def needs(self):
@@ -101,7 +117,8 @@ class Job:
     @property
     def all_cores(self):
         """Whether the job gets all cores; scores that take seconds, and small presets, run side by side instead."""
-        return self.step not in POSTHOC and self.folder.preset not in SMALL_PRESETS
+        posthoc = bool(self.methods) and set(self.methods) <= set(POSTHOC)
+        return not posthoc and self.folder.preset not in SMALL_PRESETS
 
     def _result_folder(self, step):
         if step in STEMS:
@@ -123,7 +140,8 @@ class Job:
         if self.step == CLOSED_SET:
             settings = [values_of(PARAMS / "closed_set.yaml", preset), dataset_values(self.dataset, preset)[1]]
         else:
-            settings = [] if self.step == PSEUDO_LABELS else [values_of(params_file(self.step), preset)]
+            methods = [] if self.step == PSEUDO_LABELS else self.methods
+            settings = [values_of(params_file(method), preset) for method in methods]
         return digest([code_of(self.source), settings])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
@@ -47,6 +47,13 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings):
     select_threshold: float = Field(gt=0, lt=1)
     score_view: Literal["clean", "noisy"] = "clean"
     score: Literal["last", "trajectory"] = "last"
+
+    @model_validator(mode="after")
+    def _selection_starts(self):
+        if self.cycle_training and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, so selection would never "
+                             "start; lower it, or set cycle_training: false")  # fmt: skip
+        return self
 
 
 def noisy_label(task, settings):

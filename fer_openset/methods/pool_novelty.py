@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
@@ -46,6 +46,12 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     consistency_weight: float = Field(0.0, ge=0)
     mirror: bool = True
+
+    @model_validator(mode="after")
+    def _some_epoch_is_averaged(self):
+        if self.average_from >= self.epochs:
+            raise ValueError(f"average_from is {self.average_from}, but there are epochs 0 to {self.epochs - 1} only")
+        return self
 
 
 def pool_novelty(task, settings):

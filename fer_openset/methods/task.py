@@ -1,7 +1,7 @@
 """What a method is given: images, known labels and pseudo labels, but no label of the pool (the oracle excepted)."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Task:
         """Position of f_close's highest logit for each pool image: int64 array (M,), values 0..K-1."""
         return self.pool_logits.to_numpy().argmax(1).astype(np.int64)
 
+    def for_method(self, folder, oracle_targets=None):
+        """The same problem for one method, with its own folder; only `oracle` is given the pool's true targets."""
+        return replace(self, folder=Path(folder), oracle_targets=oracle_targets)
+
     def identity(self):
         """What a checkpoint of any method on this task must agree in."""
         data = data_digest(self.dataset, self.dataset.rows(self.pool_ids))
@@ -52,10 +56,8 @@ class Task:
         return {"dataset": self.dataset.name, "data": data, "f_close": f_close}
 
 
-def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder, oracle=False):
-    """Put a task together from what the earlier steps wrote; with `oracle` the pool's true targets are in it.
-    Raises: UserError when a step has not run."""
+def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device, seed, alignment, folder="."):
+    """Put a task together from what the earlier steps wrote. Raises: UserError when a step has not run."""
     logits = align(read_outputs(pseudo_label_folder), protocol, alignment, seed)
-    true = protocol.pool_targets() if oracle else None
     return Task(dataset, protocol.known_classes, protocol.train, protocol.valid, logits, f_close, device, seed,
-                alignment, Path(folder), true)  # fmt: skip
+                alignment, Path(folder))  # fmt: skip

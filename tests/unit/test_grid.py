@@ -42,19 +42,19 @@ def test_every_combination_is_one_job_and_comes_after_what_it_needs(write):
     changes = {"open_classes": ["surprise", "fear+anger"], "seeds": [0, 1], "alignments": ["aligned", "as_released"]}
     jobs = load_grid(write(**changes, variants={"default": {}, "single": {"nets": 1}})).jobs()
     assert len(jobs) == 2 * 2 * (2 + 2 * 2 * 2)
-    for key in ("label", "record", "notebook"):
-        assert len({getattr(job, key) for job in jobs}) == len(jobs), key
+    for key in ("label", "records", "notebook"):
+        assert len({str(getattr(job, key)) for job in jobs}) == len(jobs), key
     seen = set()
     for job in jobs:
         assert seen.issuperset(job.needs), job.label
-        seen.add(job.record)
+        seen.update(job.records)
 
 
 def test_one_spelling_of_open_classes(write, workplace):
     job = load_grid(write(open_classes=["anger + surprise"])).jobs()[0]
     assert job.parameters()["open_classes"] == "surprise+anger"
     folder = workplace.results / "runs" / "synthetic" / "smoke" / "surprise+anger" / "seed0"
-    assert job.record == folder / "closed_set" / "run.json"
+    assert job.records == [folder / "closed_set" / "run.json"]
 
 
 def test_parameters_of_a_variant(write, workplace):
@@ -73,7 +73,19 @@ def test_parameters_of_a_variant(write, workplace):
     }
     assert first.parameters()["overrides"] == {}, "a variant changes the method, not the closed-set model"
     assert last.notebook.name == "03_open_set_detection.noisy_label.aligned.single.ipynb"
-    assert last.record.parent == first.folder.root / "methods" / "noisy_label" / "aligned" / "single"
+    assert last.records[0].parent == first.folder.root / "methods" / "noisy_label" / "aligned" / "single"
+
+
+def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
+    methods, both = ["msp", "noisy_label", "energy"], ["aligned", "as_released"]
+    jobs = load_grid(write(methods=methods, alignments=both)).jobs()[2:]
+    assert [job.step for job in jobs] == ["msp+energy", "noisy_label"] * 2
+    assert jobs[0].label == "synthetic surprise seed0 2_posthoc aligned"
+    assert jobs[0].notebook.name == "03_open_set_detection.2_posthoc.aligned.default.ipynb"
+    assert jobs[0].parameters()["method"] == "msp+energy"
+    assert [record.parts[-4] for record in jobs[0].records] == ["msp", "energy"]
+    hot = load_grid(write(methods=["energy", "noisy_label"], variants={"hot": {"temperature": 2.0}})).jobs()[2:]
+    assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
 
 
 def test_post_hoc_scores_take_one_core(write):

@@ -272,7 +272,7 @@ def test_from_f_close_both_nets_are_f_close_and_f_close_stays_as_it_is(tmp_path,
     task, _ = planted(tmp_path, f_close=f_close)
     for net in nets_at_start(task, settings_of(init="f_close"), monkeypatch):
         assert all(torch.equal(net[k], before[k]) for k in before)
-    noisy_label(task, settings_of(init="f_close", epochs=1))
+    noisy_label(task, settings_of(init="f_close", epochs=1, warmup_epochs=0))
     assert all(torch.equal(v, before[k]) for k, v in f_close.net.state_dict().items())
 
 
@@ -336,7 +336,7 @@ def test_killed_and_resumed_gives_the_same_scores(tmp_path, small, monkeypatch, 
 @pytest.mark.parametrize("what", ["pseudo labels", "alignment", "images", "settings"])
 def test_a_checkpoint_of_another_task_is_not_resumed(tmp_path, small, capsys, what):
     task, _ = planted(tmp_path)
-    settings = settings_of(epochs=1)
+    settings = settings_of(epochs=1, warmup_epochs=0)
     noisy_label(task, settings)
     capsys.readouterr()
     noisy_label(task, settings)
@@ -349,6 +349,6 @@ def test_a_checkpoint_of_another_task_is_not_resumed(tmp_path, small, capsys, wh
         images = 255 - task.dataset.images
         task = type(task)(**{**vars(task), "dataset": Dataset("tiny", CLASSES, task.dataset.table, images)})
     else:
-        settings = settings_of(epochs=1, consistency_weight=1.0)
+        settings = settings_of(epochs=1, warmup_epochs=0, consistency_weight=1.0)
     noisy_label(task, settings)
     assert "resuming" not in capsys.readouterr().out

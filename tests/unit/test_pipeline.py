@@ -1,6 +1,7 @@
 """The steps of the notebooks, end to end on tiny data: what they need, what they leave, what they refuse."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from tiny import CPU, small_net, tiny_dataset
 from fer_openset import closed_set, pipeline, report, runs
 from fer_openset.closed_set import closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
-from fer_openset.methods import method_settings, pool_novelty, run_method
+from fer_openset.methods import pool_novelty
 from fer_openset.settings import DetectionParameters, RunParameters
 
 GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
@@ -27,24 +28,21 @@ def place(workplace, monkeypatch):
 
 
 def detect(method="msp", **more):
-    parameters = DetectionParameters.build(GIVEN | {"method": method, **more}, "notebook parameters")
-    settings = method_settings(method, parameters.preset, parameters.overrides)
-    step = pipeline.open_step(parameters)
-    task = pipeline.need_task(step)
-    scores = run_method(method, task, settings)
-    return step, task, scores, settings
+    step = pipeline.open_step(DetectionParameters.build(GIVEN | {"method": method, **more}, "notebook parameters"))
+    found = pipeline.detect(step, pipeline.need_tasks(step))
+    return step, *found.values()
 
 
 def test_smoke_builds_what_is_missing_and_leaves_all_files(place, capsys):
-    step, task, scores, settings = detect()
+    step, found = detect()
     root = place.results / "runs" / "tiny" / "smoke" / "surprise+fear" / "seed0"
     assert step.folder.root == root
     for made in ("closed_set/model.safetensors", "closed_set/history.csv", "closed_set/run.json",
                  "pseudo_labels/outputs.npz", "pseudo_labels/pseudo_labels.csv", "pseudo_labels/run.json"):  # fmt: skip
         assert (root / made).is_file()
-    result = pipeline.evaluate(step, task, scores)
+    result = pipeline.evaluate(step, found)
     assert not (root / "methods").exists()  # nothing is called done before it is
-    row = pipeline.save_scores(step, settings, scores, result)
+    row = pipeline.save_scores(step, found, result)
     assert tuple(row) == report.RUN_COLUMNS
     assert (row["open_classes"], row["method"], row["variant"], row["seed"]) == ("surprise+fear", "msp", "default", 0)
     assert row["n_known"] == 15 and row["n_open"] == 6 + 12
@@ -54,7 +52,7 @@ def test_smoke_builds_what_is_missing_and_leaves_all_files(place, capsys):
     assert record["settings"] == {"msp": {}} and record["versions"]["torch"]
     written = pd.read_csv(folder / "scores.csv", index_col="sample_id")["open_score"]
     assert written.index.tolist() == step.protocol.pool.index.tolist()
-    pd.testing.assert_series_equal(written, scores, check_index_type=False)
+    pd.testing.assert_series_equal(written, found.scores, check_index_type=False)
     assert (
         "tiny, open = surprise+fear, preset smoke, seed 0; 30 known training images, pool of 33"
         in capsys.readouterr().out
@@ -62,23 +60,23 @@ def test_smoke_builds_what_is_missing_and_leaves_all_files(place, capsys):
 
 
 def test_what_is_there_is_not_built_again(monkeypatch):
-    _, _, first, _ = detect()
+    _, first = detect()
 
     def never(*args):
         raise AssertionError("built again")
 
     monkeypatch.setattr(pipeline, "train_closed_set", never)
     monkeypatch.setattr(pipeline, "closed_outputs", never)
-    _, _, again, _ = detect()
-    assert again.equals(first)
+    _, again = detect()
+    assert again.scores.equals(first.scores)
 
 
 @pytest.mark.parametrize("open_classes", ["surprise", "fear+surprise"])
 def test_both_alignments_differ_in_the_open_training_images_only(open_classes):
     parts, scores = None, {}
     for alignment in ("aligned", "as_released"):
-        step, task, scores[alignment], _ = detect(alignment=alignment, open_classes=open_classes)
-        parts = step.protocol.pool["part"]
+        step, found = detect(alignment=alignment, open_classes=open_classes)
+        parts, task, scores[alignment] = step.protocol.pool["part"], found.task, found.scores
         assert task.alignment == alignment and task.folder == step.folder.method("msp", alignment)
     same = scores["aligned"] == scores["as_released"]
     assert same[parts != "open train"].all() and not same[parts == "open train"].all()
@@ -86,7 +84,7 @@ def test_both_alignments_differ_in_the_open_training_images_only(open_classes):
 
 def test_without_f_close_other_presets_say_what_to_run():
     step = pipeline.open_step(DetectionParameters.build(GIVEN | {"preset": "demo"}, "p"))
-    for need in (pipeline.need_closed_set, pipeline.need_task):
+    for need in (pipeline.need_closed_set, pipeline.need_tasks):
         with pytest.raises(
             UserError, match=r"closed_set/run.json: this step has not run yet; run the notebook before it"
         ):
@@ -101,15 +99,37 @@ def test_without_pseudo_labels_other_presets_say_what_to_run():
     pipeline.save_closed_set(step, settings, history)
     assert pipeline.need_closed_set(step).classes == step.protocol.known_classes
     with pytest.raises(UserError, match=r"pseudo_labels/run.json: this step has not run yet"):
-        pipeline.need_task(step)
+        pipeline.need_tasks(step)
 
 
 def test_overrides_need_a_name_of_their_own():
     with pytest.raises(UserError, match="give the run its own name with `variant`"):
         detect("energy", overrides={"temperature": 2.0})
-    step, _, hot, settings = detect("energy", overrides={"temperature": 2.0}, variant="hot")
-    assert settings.temperature == 2.0 and step.folder.method("energy", variant="hot").name == "hot"
-    assert not hot.equals(detect("energy")[2])
+    _, hot = detect("energy", overrides={"temperature": 2.0}, variant="hot")
+    assert hot.settings.temperature == 2.0 and hot.task.folder.name == "hot"
+    assert not hot.scores.equals(detect("energy")[1].scores)
+
+
+def test_several_methods_share_a_step_and_keep_their_own_records(place):
+    step, *found = detect("msp + energy")
+    assert [one.method for one in found] == ["msp", "energy"]
+    for one in found:
+        row = pipeline.save_scores(step, one, pipeline.evaluate(step, one))
+        assert row["method"] == one.method and row["seconds"] == one.seconds
+        assert one.task.folder == step.folder.method(one.method) and runs.is_done(one.task.folder)
+        pd.testing.assert_series_equal(one.scores, detect(one.method)[1].scores)
+    assert found[0].task.pool_logits is found[1].task.pool_logits  # read once
+
+
+@pytest.mark.parametrize("method", ["msp+mps", "mps", "", "msp+"])
+def test_each_of_several_methods_must_exist(method):
+    with pytest.raises(UserError, match="method"):
+        detect(method)
+
+
+def test_overrides_are_for_one_method():
+    with pytest.raises(UserError, match="overrides belong to one method, but method names 2"):
+        detect("msp+energy", overrides={"temperature": 2.0}, variant="hot")
 
 
 def test_an_f_close_of_other_classes_is_refused():
@@ -123,11 +143,11 @@ def test_an_f_close_of_other_classes_is_refused():
 
 
 def test_labels_of_the_pool_reach_the_metrics_only():
-    step, task, scores, _ = detect()
-    result = pipeline.evaluate(step, task, scores)
-    shuffled = scores.sample(frac=1, random_state=0)
-    assert pipeline.evaluate(step, task, shuffled) == result  # joined by id
-    pool = step.protocol.pool
+    step, found = detect()
+    result = pipeline.evaluate(step, found)
+    shuffled = replace(found, scores=found.scores.sample(frac=1, random_state=0))
+    assert pipeline.evaluate(step, shuffled) == result  # joined by id
+    pool, task = step.protocol.pool, found.task
     right = pd.Series(task.pseudo_labels, pool.index).map(dict(enumerate(task.known_classes))) == pool["label"]
     assert result["closed_accuracy"] == pytest.approx(right[~pool["is_open"]].mean())
     assert not hasattr(task, "pool") and not hasattr(task, "protocol")
@@ -151,25 +171,24 @@ def test_threads_must_be_a_count(monkeypatch):
 
 
 def test_the_share_of_open_images_is_estimated_without_labels_and_judged_with_them(place):
-    step, task, scores, settings = detect("pool_novelty")
-    share = pipeline.open_share(step, task, scores)
+    step, found = detect("pool_novelty")
+    share = pipeline.open_share(step, found)
     assert 0 <= share["lo"] <= share["estimate"] <= share["hi"] <= 1
     assert share["true_share"] == 18 / 33
     pool = step.protocol.pool
-    flagged = scores >= share["threshold"]
+    flagged = found.scores >= share["threshold"]
     assert share["open_flagged"] == flagged[pool["is_open"]].mean()
     assert share["known_flagged"] == flagged[~pool["is_open"]].mean()
-    row = pipeline.save_scores(step, settings, scores, pipeline.evaluate(step, task, scores), share)
-    assert runs.load_record(task.folder)["open_share"] == share and tuple(row) == report.RUN_COLUMNS
+    row = pipeline.save_scores(step, found, pipeline.evaluate(step, found), share)
+    assert runs.load_record(found.task.folder)["open_share"] == share and tuple(row) == report.RUN_COLUMNS
 
 
 def test_methods_without_known_scores_have_no_share(place):
-    step, task, scores, _ = detect("msp")
-    assert pipeline.open_share(step, task, scores) == {}
+    assert pipeline.open_share(*detect("msp")) == {}
 
 
 @pytest.mark.parametrize("method", ["pool_novelty_online", "oracle"])
 def test_the_other_forms_run_and_only_the_oracle_gets_labels(place, method):
-    _, task, scores, _ = detect(method)
-    assert scores.index.equals(task.pool_ids)
-    assert (task.oracle_targets is not None) == (method == "oracle")
+    _, found = detect(method)
+    assert found.scores.index.equals(found.task.pool_ids)
+    assert (found.task.oracle_targets is not None) == (method == "oracle")

@@ -225,3 +225,15 @@ def test_tables_and_parameters_do_not_wait_for_torch():
     code = "import sys\n" + "".join(f"import fer_openset.{m}\n" for m in modules) + "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "expected"),
+    [
+        ("pool_novelty", {"average_from": 8}, "average_from is 8, but there are epochs 0 to 7 only"),
+        ("noisy_label", {"warmup_epochs": 8}, "warmup_epochs is 8 of 8 epochs, so selection would never start"),
+    ],
+)
+def test_rules_between_two_keys(method, overrides, expected):
+    with pytest.raises(UserError, match=f"^{method}.yaml with overrides: {expected}"):
+        method_settings(method, "cpu", overrides)
