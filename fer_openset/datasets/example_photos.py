@@ -61,7 +61,7 @@ def _scene(face, kind, sizes, rng):
         left = int(rng.integers(0, width - side)) if kind != "several" else 0
         canvas.paste(Image.fromarray(face).resize((side, side)), (left, int(rng.integers(0, height - side))))
     if kind == "several":
-        small = min(side // 2, width - side)
+        small = min(int(0.7 * side), width - side)
         canvas.paste(Image.fromarray(face).resize((small, small)), (width - small, height - small))
     return canvas
 
