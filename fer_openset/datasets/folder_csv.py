@@ -23,6 +23,8 @@ def read_labels(root, name, split_words):
         raise UserError(f"{file}: there is no such file; expected lines of path,label or path,label,split.") from None
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise UserError(f"{file}: not readable as CSV ({' '.join(str(error).split())}); mend the file.") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first columns for row names
+        raise UserError(f"{file}: not readable as CSV (its lines have more fields than its first); mend the file.")
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise UserError(f"{file}: no column {', '.join(missing)}; expected path,label or path,label,split at its top.")
@@ -47,9 +49,9 @@ def read_labels(root, name, split_words):
 def _wrong(row, split_words):
     path = PurePosixPath(row.path.replace("\\", "/"))
     if not row.path or path.is_absolute() or ".." in path.parts:
-        return f"has the path {row['path']!r}; expected one below the dataset's folder"
+        return f"has the path {row.path!r}; expected one below the dataset's folder"
     if not row.label:
         return "has no label"
     if row.split not in split_words:
-        return f"has the split {row['split']!r}; expected train, valid or test (or no column split)"
+        return f"has the split {row.split!r}; expected train, valid or test (or no column split)"
     return None
