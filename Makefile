@@ -6,7 +6,7 @@ GRID ?=
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test batch resume tables bench lab lint lock clean
+.PHONY: help demo test batch resume tables figures site bench lab lint lock clean
 
 # An environment named by hand is the caller's: nothing is installed into it.
 ifeq ($(origin VENV),file)
@@ -29,12 +29,19 @@ resume: $(READY) ## go on with the last grid after a kill, a failure or a power 
 tables: $(READY) ## rebuild results/tables/runs.csv from the runs at hand
 	@$(PY) -m fer_openset tables
 
+figures: $(READY) ## draw every figure and table of the paper from results/tables and results/arrays
+	@for name in 07_results_vs_paper 08_paper_figures; do \
+	  $(PY) -m workflow.run_notebook notebooks/$$name.ipynb results/reports/$$name.ipynb; done
+
+site: $(READY) ## executed notebooks, tables and figures as a static site: site/index.html
+	@$(PY) -m workflow.site
+
 bench: $(READY) ## time the engine against a plain loop on this machine, into results/benchmarks (a quarter of an hour)
 	@$(PY) -m benchmarks
 
 test: $(READY) lint ## ruff, the tests, and every notebook in the smoke preset
 	$(PY) -m pytest --durations=10
-	rm -rf .cache/nbval && mkdir -p .cache/nbval && cp -r results/paper results/tables .cache/nbval/
+	rm -rf .cache/nbval && mkdir -p .cache/nbval && cp -r results/paper results/tables results/arrays .cache/nbval/
 	FER_OPENSET_RESULTS=$(CURDIR)/.cache/nbval $(PY) -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --durations=5 notebooks
 
@@ -49,7 +56,7 @@ lock: $(READY) ## pin all dependencies again, with hashes, from pyproject.toml
 	  pyproject.toml -o requirements.lock
 
 clean: ## remove runs, reports and caches; tables, the environment and data stay
-	rm -rf results/runs results/reports results/.snakemake .cache .pytest_cache .ruff_cache
+	rm -rf results/runs results/reports results/.snakemake site .cache .pytest_cache .ruff_cache
 	find fer_openset workflow benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock pyproject.toml

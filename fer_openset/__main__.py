@@ -1,18 +1,42 @@
-"""The command line: python -m fer_openset tables | summary | score."""
+"""The command line: python -m fer_openset tables | summary | arrays | audit | audit-epochs | check-data | score."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from fer_openset import report
+from fer_openset.datasets.check import check_data
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
+from fer_openset.settings import PRESETS, RunParameters
 
 
 def tables(options):
-    """Rebuild results/tables/runs.csv from the runs at hand and the committed rows."""
+    """Rebuild results/tables (runs, epochs, differences) from the runs at hand and the committed rows."""
+    from fer_openset import ablation_report, statistics
+
     runs = report.write_tables()
     print(f"{len(runs)} runs in {report.runs_path()}")
+    for name, table in (("epochs", ablation_report.write_epochs()), ("differences", statistics.write_differences())):
+        print(f"{len(table)} rows in {report.runs_path().with_name(name + '.csv')}")
+
+
+def audit(options):
+    """Rebuild the audit's tables (counts and independence of pseudo labels) from the runs at hand."""
+    from fer_openset import audit_runs  # loads torch, which reading tables does not need
+
+    for name, table in audit_runs.write_tables().items():
+        print(f"{len(table)} rows in {report.runs_path().with_name(name + '.csv')}")
+
+
+def audit_epochs(options):
+    """Train f_close while scoring the baselines after each epoch, into results/tables/audit_epochs.csv; resumes."""
+    from fer_openset import audit_epochs as epochs
+    from fer_openset.pipeline import open_step
+
+    given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
+    table = epochs.follow(open_step(RunParameters.build(given, "the command line")), options.epochs)
+    print(table[table["epoch"] == table["epoch"].max()].to_string(index=False, float_format="{:.3f}".format))
 
 
 def summary(options):
@@ -24,6 +48,24 @@ def summary(options):
             check_name(wanted, tuple(runs[key].unique()), f"{key}")
             runs = runs[runs[key] == wanted]
     print(report.as_text(runs))
+
+
+def arrays(options):
+    """Make the small arrays behind the figures (results/arrays) from the runs at hand."""
+    from fer_openset import arrays as small
+
+    folders = small.run_folders(options.dataset, options.preset, options.open_classes)
+    small.make_arrays(folders, options.data_root)
+    print(f"arrays of {len(folders)} run folders in {small.arrays_path('scores').parent}")
+
+
+def check(options):
+    """Compare a dataset's folder with what was published: counts, image sizes, unreadable files, duplicates."""
+    lines, problems = check_data(options.name, options.root, options.preset)
+    print("\n".join(lines))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def score(options):
@@ -57,28 +99,40 @@ def _score_options(parser):
 
 def parse(arguments):
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables of the runs; photos.")
+    parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables; checks of data; photos.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (tables, summary):
-        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
-        sub.set_defaults(command=command)
-    sub.add_argument("--dataset", help="only this dataset")
-    sub.add_argument("--preset", help="only this preset")
-    scoring = commands.add_parser("score", help=score.__doc__, description=score.__doc__)
-    scoring.set_defaults(command=score)
-    _score_options(scoring)
+    made = {}
+    named = {"tables": tables, "summary": summary, "arrays": arrays, "audit": audit, "audit-epochs": audit_epochs}
+    for name, command in {**named, "check-data": check, "score": score}.items():
+        made[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        made[name].set_defaults(command=command)
+    for name in ("summary", "arrays"):
+        made[name].add_argument("--dataset", help="only this dataset")
+        made[name].add_argument("--preset", help="only this preset")
+    made["arrays"].add_argument("--open-classes", help="only these open classes, joined by +")
+    made["arrays"].add_argument("--data-root", default="", help="folder of a real dataset, if it is not the usual one")
+    made["check-data"].add_argument("name", help="the dataset: a file in params/datasets")
+    made["check-data"].add_argument("--root", default="", help="its folder; otherwise the one its settings name")
+    made["check-data"].add_argument("--preset", choices=PRESETS, default="paper", help="whose settings to read it with")
+    follow = made["audit-epochs"]
+    follow.add_argument("--dataset", required=True)
+    follow.add_argument("--preset", required=True, choices=PRESETS)
+    follow.add_argument("--open-classes", required=True, help="one expression, or several joined by +")
+    follow.add_argument("--seed", type=int, default=0)
+    follow.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
+    follow.add_argument("--epochs", type=int, default=0, help="how long to train; default: as the preset")
+    _score_options(made["score"])
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Exit 0, or 2 with one sentence when the input cannot be used."""
+    """Exit 0; 1 when a check found something; 2 with one sentence when the input cannot be used."""
     options = parse(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

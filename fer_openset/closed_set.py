@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -18,22 +19,23 @@ from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.pretrained import Place, StartSettings, pretrained_net, start_record
 from fer_openset.protocol import align
 from fer_openset.settings import ALIGNMENTS, ROOT, load
 
 PARAMS = ROOT / "params" / "closed_set.yaml"
 MODEL = "model.safetensors"
 OUTPUTS = "outputs.npz"
+KEPT = (torch.float32, torch.float16)  # logits, and the 512 features of tens of thousands of images
 
 
-class ClosedSetSettings(OptimSettings, AugmentSettings, SizeSettings):
+class ClosedSetSettings(OptimSettings, AugmentSettings, SizeSettings, StartSettings):
     """Recipe of f_close; origins of the values stand in params/closed_set.yaml.
 
     `mirror`: outputs are the mean of the logits of an image and of its mirror image; the paper's model sees the image
     alone.
     """
 
-    backbone: str = "resnet18"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mirror: bool = False
     eval_batch_size: int = Field(512, ge=1)
@@ -64,17 +66,26 @@ def data_digest(dataset, rows):
 
     Shapes: rows (n,) int64 positions; every sixteenth image is looked at.
     """
-    ids = "\n".join(dataset.table.index[rows])
-    return zlib.crc32(ids.encode(), zlib.crc32(np.ascontiguousarray(dataset.images[rows[::16]])))
+    digest, some = 0, rows[::16]
+    for start in range(0, len(some), 512):  # never all of them in memory
+        digest = zlib.crc32(np.ascontiguousarray(dataset.images[some[start : start + 512]]), digest)
+    return zlib.crc32("\n".join(dataset.table.index[rows]).encode(), digest)
 
 
-def train_closed_set(dataset, protocol, settings, device, seed, folder):
+def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epoch=None):
     """Train f_close on the known training images; last epoch kept; resumes from `folder`.
 
+    each_epoch(epoch, net), if given, is called after every epoch, for who wants to watch it learn.
     Writes `folder/model.safetensors` and `folder/history.csv`. Returns: (ClosedModel, history DataFrame).
     Paper: "Implementation Details". Source: recipe values in params/closed_set.yaml.
+    Raises: UserError for pretrained weights that cannot be used.
     """
-    net = new_net(settings.backbone, len(protocol.known_classes), stream_seed(seed, "f_close"))
+    place = Place(dataset.name, protocol.name, seed)
+    n, net_seed, backbone = len(protocol.known_classes), stream_seed(seed, "f_close"), settings.backbone
+    if settings.init == "pretrained":
+        net, backbone = pretrained_net(settings, n, net_seed, place)
+    else:
+        net = new_net(backbone, n, net_seed)
     net = device.place(net)
     learner = Learner("f_close", net, make_optimizer(net, settings))
     rows = dataset.rows(protocol.train.index)
@@ -91,6 +102,8 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
     def after_epoch(epoch):
+        if each_epoch:
+            each_epoch(epoch, net)
         if not len(valid):
             return {}
         mirror = settings.mirror and epoch + 1 == settings.epochs  # on the way there the cheaper figure will do
@@ -98,20 +111,20 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder):
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
-                "targets": zlib.crc32(targets[rows])}  # fmt: skip
+                "targets": zlib.crc32(targets[rows]), **start_record(settings, place)}  # fmt: skip
     history = fit(
         [learner], loss_of, lambda epoch: {"f_close": rows}, settings, device, seed, folder,
         f"f_close {dataset.name} open={protocol.name}", identity, after_epoch,
     )  # fmt: skip
-    model = ClosedModel(net, protocol.known_classes, settings.image_size, settings.backbone)
-    save_model(model, Path(folder) / MODEL)
+    model = ClosedModel(net, protocol.known_classes, settings.image_size, backbone)
+    save_model(model, Path(folder) / MODEL, dataset=dataset.name, open=protocol.name)
     return model, history
 
 
-def save_model(model, path):
+def save_model(model, path, **origin):
     """Write f_close's weights with its class names, image size and backbone."""
     head = {"classes": list(model.classes), "image_size": model.image_size, "backbone": model.backbone}
-    save_tensors(path, model.net.state_dict(), **head)
+    save_tensors(path, model.net.state_dict(), **head, **origin)
 
 
 def load_model(folder, device):
@@ -130,50 +143,84 @@ def load_model(folder, device):
 
 def predict(net, dataset, rows, image_size, batch_size, device, mirror=False):
     """Logits of the clean view (with `mirror`: mean of it and its mirror image), evaluation mode: float32 (n, K)."""
+    return _forward(lambda x: (net(x),), net, dataset, rows, image_size, batch_size, device, mirror)[0]
+
+
+def predict_with_features(net, dataset, rows, image_size, batch_size, device, mirror=False):
+    """As `predict`, and from the same pass the features that the head reads: the last maps, averaged over space.
+
+    Returns: logits float32 (n, K), features float16 (n, D). With `mirror` both are means over the two views; the head
+    is linear, so logits = head(features) up to rounding. Raises: UserError for a feature above float16's 65,504.
+    """
+
+    def outputs_of(x):
+        maps = net.feature_map(x)
+        return net.classify(maps), net.pooled(maps)
+
+    logits, features = _forward(outputs_of, net, dataset, rows, image_size, batch_size, device, mirror, KEPT)
+    if not np.isfinite(features).all():
+        raise UserError("f_close has features that are not finite in float16; train it again with a lower lr.")
+    return logits, features
+
+
+def _forward(outputs_of, net, dataset, rows, image_size, batch_size, device, mirror, kept=KEPT[:1]):
+    """`outputs_of(x)`, a tuple of tensors, for the clean views of these rows: an array each, of the type in `kept`."""
     was_training = net.training
     net.eval()
-    out = []
+    parts = []
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             x = clean_view(batch_of(dataset, rows[start : start + batch_size]), image_size, device.torch_device)
             with device.autocast():
-                logits = (net(x) + net(x.flip(3))) / 2 if mirror else net(x)
-            out.append(logits.cpu())
+                out = outputs_of(x)
+                if mirror:
+                    out = [(a + b) / 2 for a, b in zip(out, outputs_of(x.flip(3)), strict=True)]
+            parts.append([value.to("cpu", dtype) for value, dtype in zip(out, kept, strict=True)])
     net.train(was_training)
-    return torch.cat(out).numpy()
+    return [torch.cat(values).numpy() for values in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What f_close says and sees, by sample id: logits (float32, K columns) and features (float16, D columns)."""
+
+    logits: pd.DataFrame
+    features: pd.DataFrame
 
 
 def closed_outputs(model, dataset, protocol, settings, device):
-    """f_close's logits on the pool and the whole training split, keyed by sample id.
+    """f_close's logits and features of the pool and the whole training split, keyed by sample id, in one pass.
 
-    Returns: DataFrame indexed by sample id, one float32 column per known class. The training split is needed for the
+    Returns: Outputs. The training split is needed to fit post-hoc detectors on its known images, and for the
     `as_released` alignment, which hands out other images' outputs. The image size is the one the model was trained at.
     """
     ids = protocol.pool.index.union(protocol.train_split, sort=False)
     rows = dataset.rows(ids)
-    logits = predict(model.net, dataset, rows, model.image_size, settings.eval_batch_size, device, settings.mirror)
-    return pd.DataFrame(logits, index=ids, columns=list(model.classes))
+    logits, features = predict_with_features(
+        model.net, dataset, rows, model.image_size, settings.eval_batch_size, device, settings.mirror
+    )
+    return Outputs(pd.DataFrame(logits, index=ids, columns=list(model.classes)), pd.DataFrame(features, index=ids))
 
 
 def write_pseudo_labels(outputs, protocol, seed, folder):
     """Write f_close's outputs and the pool's pseudo labels, `aligned` and `as_released`, into `folder`.
 
-    Files: outputs.npz (ids, logits), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per alignment, the
-    authors' two text formats: `predicted_labels_openN.txt` (line: sample id, space, class number 0..K-1, the test split
-    first, then the open training images) and `predicted_labels_openN_openset_index.txt` (0-based positions of the open
-    images in it), N = numbers of the open classes joined by `_`. Returns: the table of pseudo labels.
+    Files: outputs.npz (ids, logits, features), pseudo_labels.csv (sample_id, part, aligned, as_released), and, per
+    alignment, the authors' two text formats: `predicted_labels_openN.txt` (line: sample id, space, class number 0..K-1,
+    the test split first, then the open training images) and `predicted_labels_openN_openset_index.txt` (0-based
+    positions of the open images in it), N = numbers of the open classes joined by `_`. Returns: the table of labels.
     Paper: "Pipeline". Differs: the first field of a line is the sample id, not a path on the authors' disk.
     """
-    folder = Path(folder)
+    folder, logits = Path(folder), outputs.logits
     with atomic.atomic_path(folder / OUTPUTS) as path:
         with open(path, "wb") as handle:
-            np.savez(handle, sample_id=outputs.index.to_numpy(str), logits=outputs.to_numpy("float32"),
-                     classes=np.array(outputs.columns, dtype=str))  # fmt: skip
+            np.savez(handle, sample_id=logits.index.to_numpy(str), logits=logits.to_numpy("float32"),
+                     classes=np.array(logits.columns, dtype=str), features=outputs.features.to_numpy())  # fmt: skip
     table = protocol.pool[["part"]].copy()
     for alignment in ALIGNMENTS:
-        names = align(outputs, protocol, alignment, seed).idxmax(axis=1)
+        names = align(logits, protocol, alignment, seed).idxmax(axis=1)
         table[alignment] = names
-        _write_authors_format(names, protocol, folder / f"authors_format_{alignment}", outputs.columns)
+        _write_authors_format(names, protocol, folder / f"authors_format_{alignment}", logits.columns)
     atomic.write_csv(folder / "pseudo_labels.csv", table.reset_index())
     return table
 
@@ -189,12 +236,25 @@ def _write_authors_format(names, protocol, folder, known):
 
 
 def read_outputs(folder):
-    """Read f_close's outputs back: DataFrame indexed by sample id. Raises: UserError if the step has not run."""
-    path = Path(folder) / OUTPUTS
+    """Read f_close's logits back: DataFrame indexed by sample id. Raises: UserError if the step has not run."""
+    with _opened(Path(folder) / OUTPUTS) as (file, ids):
+        return pd.DataFrame(file["logits"], index=ids, columns=list(file["classes"]))
+
+
+def read_features(folder):
+    """Read f_close's features back: float16 DataFrame indexed by sample id. Raises: UserError if there are none."""
+    with _opened(Path(folder) / OUTPUTS) as (file, ids):
+        if "features" not in file:
+            raise UserError(f"{folder}/{OUTPUTS}: holds no features; run the pseudo-label notebook (02) again.")
+        return pd.DataFrame(file["features"], index=ids)
+
+
+@contextmanager
+def _opened(path):
+    """The arrays of outputs.npz, each read when it is asked for, never unpickled, and the sample ids of their rows."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            index = pd.Index(file["sample_id"].astype(object), name="sample_id")
-            return pd.DataFrame(file["logits"], index=index, columns=list(file["classes"]))
+            yield file, pd.Index(file["sample_id"].astype(object), name="sample_id")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; run the pseudo-label notebook (02) first.") from None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:

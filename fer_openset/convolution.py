@@ -28,6 +28,8 @@ class Conv3x3(nn.Conv2d):
         height, width = x.shape[2:]
         if x.device.type != "cpu" or height != width:
             return super().forward(x)
+        if torch.is_autocast_enabled("cpu"):  # as the library's own does; features fed into a stage come as float32
+            x = x.to(torch.get_autocast_dtype("cpu"))
         stride = self.stride[0]
         if stride == 1 and height <= LARGEST_DENSE:
             return _Dense.apply(x, self.weight)

@@ -56,8 +56,9 @@ def find_run(path):
 
 def _data(record, data_root):
     source = record.get("source") or {"dataset": record["dataset"], "data_root": ""}
-    dataset = load_dataset(source["dataset"], record["preset"], data_root or source["data_root"])
-    return dataset, make_protocol(dataset.table, dataset.classes, record["open_classes"])
+    asked, root = record["open_classes"], data_root or source["data_root"]
+    dataset = load_dataset(source["dataset"], record["preset"], root, open_classes=asked)
+    return dataset, make_protocol(dataset.table, dataset.classes, asked)
 
 
 def _without_threshold(folder, record, dataset, method, device):

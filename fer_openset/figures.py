@@ -1,81 +1,37 @@
 """Ink only: arrays or tables in, a Figure out. Nothing is computed here but the bins of a histogram.
 
-Figures are made without pyplot, so none stays open; a notebook shows the one that ends a cell. Colours are those of
-Okabe and Ito (2008), told apart in every common form of colour blindness, and fixed for each method and class.
+Colours, text size and saving are those of `style`.
 """
 
-import functools
-import io
 import itertools
 import math
 import textwrap
-import zlib
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fer_openset.atomic import atomic_path
 from fer_openset.errors import UserError
-
-POINTS = 8  # size of all text
-STYLE = {
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize", "figure.titlesize"), POINTS),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), POINTS),
-    **{"font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
-    **{"axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.3, "hatch.linewidth": 0.5},
-    **{"pdf.fonttype": 42},  # text stays text
-}
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
-    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-    "#999999",
+from fer_openset.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    KNOWN,
+    METHOD_COLOURS,
+    OPEN,
+    PART_COLOURS,
+    POINTS,
+    PURPLE,
+    RED,
+    SPLIT_COLOURS,
+    colour,
+    new_axes,
+    styled,
 )
-KNOWN, OPEN = BLUE, RED
-METHOD_COLOURS = {
-    **{"msp": GREY, "maxlogit": SKY, "energy": BLUE, "noisy_label": RED, "noisy_label_online": "#8C3D00"},
-    **{"eow": ORANGE, "proser": PURPLE, "dias": YELLOW, "pool_novelty": GREEN, "pool_novelty_online": "#005C43"},
-    **{"oracle": BLACK, "pseudo_label_ce": "#7A3E5F"},
-}
-CLASS_COLOURS = {
-    **{"surprise": ORANGE, "fear": PURPLE, "disgust": GREEN, "happiness": YELLOW, "sadness": BLUE, "anger": RED},
-    **{"neutral": GREY, "contempt": SKY},
-}
-SPLIT_COLOURS = {"train": BLUE, "valid": SKY, "test": ORANGE}
-PART_COLOURS = {"closed test": KNOWN, "open test": OPEN, "open train": ORANGE}
+from fer_openset.style import save_figure as save_figure
 
 
-def colour(name, palette):
-    """The colour fixed for `name`; one that the palette lacks gets the same spare colour on every machine."""
-    spare = (SKY, PURPLE, GREEN, ORANGE, BLUE, YELLOW)
-    return palette.get(name) or spare[zlib.crc32(str(name).encode()) % len(spare)]
-
-
-class _Figure(Figure):
-    def _repr_png_(self):  # without pyplot nothing else tells a notebook how to show it
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
-
-
-def _styled(draw):
-    @functools.wraps(draw)
-    def styled(*arguments, **options):
-        with matplotlib.rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    return styled
-
-
-def _axes(width, height, rows=1, columns=1):
-    figure = _Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.tick_params(labelsize=POINTS, width=0.6)  # ticks made later, outside STYLE, must look the same
-    return figure, axes
-
-
-@_styled
+@styled
 def face_grid(images, titles=None, columns=8):
     """Images side by side, each under its title. Shapes: images (n, 1 or 3, H, W) uint8; titles n strings."""
     images = np.asarray(images)
@@ -87,7 +43,7 @@ def face_grid(images, titles=None, columns=8):
     texts = [textwrap.fill(str(title).replace("_", " "), 13) for title in titles]
     lines = max(text.count("\n") + 1 if text else 0 for text in texts)
     height = 0.95 * images.shape[2] / images.shape[3] + 0.14 * lines
-    figure, axes = _axes(0.95 * columns, height * rows, rows, columns)
+    figure, axes = new_axes(0.95 * columns, height * rows, rows, columns)
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, text in zip(axes.flat, images, texts, strict=False):
@@ -97,11 +53,11 @@ def face_grid(images, titles=None, columns=8):
     return figure
 
 
-@_styled
+@styled
 def class_counts(counts):
     """Images of each class in each split, as horizontal bars. Shapes: counts, a table of splits by classes."""
     classes, splits = list(counts.columns), list(counts.index)
-    figure, [[ax]] = _axes(5.5, 0.6 + len(classes) * (0.13 * len(splits) + 0.12))
+    figure, [[ax]] = new_axes(5.5, 0.6 + len(classes) * (0.13 * len(splits) + 0.12))
     _bars(ax, counts, SPLIT_COLOURS, horizontal=True)
     ax.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
     ax.invert_yaxis()
@@ -111,7 +67,7 @@ def class_counts(counts):
     return figure
 
 
-@_styled
+@styled
 def training_history(history):
     """Learning rate, loss and accuracy by epoch, a panel each; a panel whose columns are missing is left out.
 
@@ -123,7 +79,7 @@ def training_history(history):
     panels = {title: names for title, names in panels.items() if names}
     if "epoch" not in history or not panels:
         raise UserError("the history has no epoch with lr, loss or accuracy to draw; expected at least one of them.")
-    figure, [axes] = _axes(2.3 * len(panels), 2.1, 1, len(panels))
+    figure, [axes] = new_axes(2.3 * len(panels), 2.1, 1, len(panels))
     learners = list(history.groupby("learner", sort=False)) if "learner" in history else [("", history)]
     for ax, (title, names) in zip(axes, panels.items(), strict=True):
         for (learner, part), tint in zip(learners, itertools.cycle((BLUE, RED, GREEN, PURPLE)), strict=False):
@@ -139,10 +95,10 @@ def training_history(history):
     return figure
 
 
-@_styled
+@styled
 def pseudo_label_counts(shares):
     """What f_close takes each part of the pool for. Shapes: shares, parts by known classes, rows sum to 1."""
-    figure, [[ax]] = _axes(max(4.0, 0.9 * shares.shape[1]), 2.4)
+    figure, [[ax]] = new_axes(max(4.0, 0.9 * shares.shape[1]), 2.4)
     _bars(ax, shares, PART_COLOURS)
     ax.set_xticks(range(shares.shape[1]), [_broken(name) for name in shares.columns])
     ax.set(xlabel="pseudo label", ylabel="share of the part's images")
@@ -150,11 +106,11 @@ def pseudo_label_counts(shares):
     return figure
 
 
-@_styled
+@styled
 def score_histogram(scores, is_open, method, auroc):
     """Distribution of open scores, known beside open images, each of area 1. Shapes: scores (N,), is_open (N,) bool."""
     scores, is_open = np.asarray(scores, float), np.asarray(is_open, bool)
-    figure, [[ax]] = _axes(3.6, 2.3)
+    figure, [[ax]] = new_axes(3.6, 2.3)
     edges = np.histogram_bin_edges(scores, bins=40)
     for side, name, tint, line in ((~is_open, "known", KNOWN, "-"), (is_open, "open", OPEN, "--")):
         label = f"{name} (n = {int(side.sum()):,})"
@@ -165,13 +121,13 @@ def score_histogram(scores, is_open, method, auroc):
     return figure
 
 
-@_styled
+@styled
 def roc_curve(curves, positive="open"):
     """ROC curves on one square, in the order given. Shapes: curves {label: (fpr, tpr)}, a label begins with its method.
 
     `positive` is the class taken as positive when the curves were computed: "open" or "known".
     """
-    figure, [[ax]] = _axes(4.6, 3.0)
+    figure, [[ax]] = new_axes(4.6, 3.0)
     for (label, (fpr, tpr)), line in zip(curves.items(), itertools.cycle(("-", "--", "-.", ":")), strict=False):
         ax.plot(fpr, tpr, line, color=colour(label.split(" ")[0].rstrip(",:"), METHOD_COLOURS), label=label)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle=":", label="chance")
@@ -182,7 +138,7 @@ def roc_curve(curves, positive="open"):
     return figure
 
 
-@_styled
+@styled
 def method_heatmap(table, title="AUROC", limits=(0.4, 1.0)):
     """A number for each method (rows) and open class (columns), written in its cell; a cell without a run stays blank.
 
@@ -193,7 +149,7 @@ def method_heatmap(table, title="AUROC", limits=(0.4, 1.0)):
     rows, columns = values.shape
     names = [_broken(name) for name in table.columns]
     height = 0.9 + 0.3 * rows + 0.13 * max(text.count("\n") for text in names)
-    figure, [[ax]] = _axes(2.6 + 0.85 * columns, height)
+    figure, [[ax]] = new_axes(2.6 + 0.85 * columns, height)
     shown = ax.imshow(values, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text, dark = ("", False) if np.isnan(value) else (f"{value:.3f}", shown.norm(value) < 0.5)
@@ -206,7 +162,7 @@ def method_heatmap(table, title="AUROC", limits=(0.4, 1.0)):
     return figure
 
 
-@_styled
+@styled
 def method_bars(summary, title="AUROC", chance=0.5):
     """Mean of each method in each open class, whiskers from lo to hi; `published`, if there, is a black mark.
 
@@ -216,7 +172,7 @@ def method_bars(summary, title="AUROC", chance=0.5):
     _need_rows(summary)
     groups = list(dict.fromkeys(summary["open_classes"]))
     bars = list(summary.groupby(["method", "alignment", "variant"], sort=False))
-    figure, [[ax]] = _axes(min(10.0, max(4.0, 1.8 + len(groups) * (0.3 + 0.16 * len(bars)))), 2.8)
+    figure, [[ax]] = new_axes(min(10.0, max(4.0, 1.8 + len(groups) * (0.3 + 0.16 * len(bars)))), 2.8)
     width = min(0.25, 0.8 / len(bars))
     for i, (key, rows) in enumerate(bars):
         x = np.array([groups.index(name) for name in rows["open_classes"]]) + (i - (len(bars) - 1) / 2) * width
@@ -233,16 +189,6 @@ def method_bars(summary, title="AUROC", chance=0.5):
     ax.set(xlabel="open class", ylabel=title, ylim=(0, 1))
     figure.legend(loc="outside right upper")
     return figure
-
-
-def save_figure(figure, path):
-    """Write the figure as PATH.pdf and PATH.png (200 dpi), each whole or not at all; returns the two paths."""
-    saved = []
-    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):  # same ink, same bytes
-        with matplotlib.rc_context(STYLE), atomic_path(f"{path}.{suffix}") as target:
-            figure.savefig(target, dpi=200, metadata=metadata)
-        saved.append(f"{path}.{suffix}")
-    return tuple(saved)
 
 
 def _bars(ax, table, palette, horizontal=False):

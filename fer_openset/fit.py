@@ -6,9 +6,10 @@ undisturbed run gives.
 
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,16 +28,18 @@ class OptimSettings(Settings):
     """Optimiser and learning-rate curve; the curve is a function of the epoch count only.
 
     schedule: `constant`; `exponential` (lr * gamma^epoch); `cycle` (lr * gamma^(epoch mod cycle_length), the reset
-    of the paper's cyclic rate); `one_cycle` (linear up over the first `warmup` share, then linearly to zero).
+    of the paper's cyclic rate); `steps` (lr * gamma at each epoch of `milestones`, counted from 0, and from then on);
+    `one_cycle` (linear up over the first `warmup` share, then linearly to zero).
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["constant", "exponential", "cycle", "one_cycle"] = "constant"
+    schedule: Literal["constant", "exponential", "cycle", "steps", "one_cycle"] = "constant"
     gamma: float = Field(0.9, gt=0)
     cycle_length: int = Field(10, ge=1)
+    milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()  # YAML has lists only
     warmup: float = Field(0.2, ge=0, lt=1)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -48,6 +51,8 @@ def rate_at(settings, epoch, share):
         return settings.lr * settings.gamma**epoch
     if settings.schedule == "cycle":
         return settings.lr * settings.gamma ** (epoch % settings.cycle_length)
+    if settings.schedule == "steps":
+        return settings.lr * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
     if settings.schedule == "one_cycle":
         done = (epoch + share) / settings.epochs
         ramp = done / settings.warmup if done < settings.warmup else (1 - done) / (1 - settings.warmup)
@@ -72,11 +77,16 @@ def make_optimizer(net, settings):
 
 @dataclass
 class Learner:
-    """One network, its optimiser and its name (which keys its randomness and its history rows)."""
+    """One network, its optimiser and its name (which keys its randomness and its history rows).
+
+    step(rows, generator, epoch) -> dict of scalar tensors to log, `loss` among them: learns one batch where one loss
+    and one optimiser cannot say how (adversaries, networks that take turns); None: a step down the `loss_of` of `fit`.
+    """
 
     name: str
     net: torch.nn.Module
     optimizer: torch.optim.Optimizer
+    step: Callable | None = None
 
 
 def stream_seed(*parts):
@@ -90,9 +100,10 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
 
     loss_of(net, rows, generator, epoch) -> scalar tensor, or (scalar tensor, dict of scalar tensors to log).
     rows_of(epoch) -> {learner name: int64 array of positions to train on}; called once before each epoch, for all
-    learners at once. after_epoch(epoch) -> dict of values for the history. extra: dict of tensors that belong to the
-    run and travel in the checkpoint (changed in place). identity: JSON values a checkpoint must agree in to be resumed,
-    besides settings and seed.
+    learners at once; None instead of positions: this learner rests, or is trained by another one's `step`.
+    after_epoch(epoch) -> dict of values for the history. extra: dict of tensors that belong to the run and travel in
+    the checkpoint (changed in place). identity: JSON values a checkpoint must agree in to be resumed, besides settings
+    and seed.
     Returns: the history, a DataFrame with a row per epoch and learner (also `folder/history.csv`).
     Raises: UserError when a loss or a weight is NaN or infinite; the last good checkpoint stays.
     """
@@ -105,7 +116,11 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
     for epoch in range(start, settings.epochs):
         begin = time.perf_counter()
         chosen = rows_of(epoch)
-        rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label) for x in learners]
+        for x in learners:
+            x.net.train()
+        active = [x for x in learners if chosen[x.name] is not None]
+        rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label) for x in active]
+        _check_weights(learners, settings, epoch, label)
         values = after_epoch(epoch) if after_epoch else {}
         seconds = time.perf_counter() - begin
         history += [{"epoch": epoch + 1, **row, **values, "seconds": round(seconds, 2)} for row in rows]
@@ -127,15 +142,11 @@ def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label):
     size = min(settings.batch_size, len(order))
     steps = max(len(order) // size, 1)
     totals, shown = {}, time.perf_counter()
-    learner.net.train()
+    learn = learner.step or (lambda *batch: _descend(learner, loss_of(learner.net, *batch)))
     for step in range(steps):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate_at(settings, epoch, step / steps)
-        loss, parts = _as_parts(loss_of(learner.net, order[step * size : (step + 1) * size], generator, epoch))
-        learner.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        learner.optimizer.step()
-        for key, value in parts.items():
+        for key, value in learn(order[step * size : (step + 1) * size], generator, epoch).items():
             totals[key] = totals.get(key, 0) + value.detach()
         if time.perf_counter() - shown > PROGRESS_SECONDS:
             shown = time.perf_counter()
@@ -145,18 +156,25 @@ def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label):
         raise UserError(
             f"{label}: the loss became {means['loss']} in epoch {epoch + 1}; lower lr (now {settings.lr:g}), run again."
         )
-    # The last step can spoil the weights after the last loss was fine: such weights must not reach the checkpoint.
-    if not all(torch.isfinite(p).all() for p in learner.net.parameters()):
-        raise UserError(
-            f"{label}: a weight became infinite or NaN in epoch {epoch + 1}; lower lr (now {settings.lr:g}), run again."
-        )
     lr = rate_at(settings, epoch, 0.0)
     return {"learner": learner.name, "n": len(rows), "lr": lr, **means}
 
 
-def _as_parts(result):
+def _descend(learner, result):
+    """One optimiser step down a loss. Returns: what to log."""
     loss, parts = result if isinstance(result, tuple) else (result, {})
-    return loss, {"loss": loss, **parts}
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    learner.optimizer.step()
+    return {"loss": loss, **parts}
+
+
+def _check_weights(learners, settings, epoch, label):
+    """The last step can spoil the weights after the last loss was fine: such weights must not reach the checkpoint."""
+    for x in learners:
+        if not all(torch.isfinite(p).all() for p in x.net.parameters()):
+            raise UserError(f"{label}: a weight became infinite or NaN in epoch {epoch + 1} ({x.name}); "
+                            f"lower lr (now {settings.lr:g}), run again.")  # fmt: skip
 
 
 def _fingerprint(learners, settings, seed, identity):

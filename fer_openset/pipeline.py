@@ -10,6 +10,7 @@ import torch
 
 from fer_openset import atomic, metrics, runs
 from fer_openset.closed_set import (
+    ClosedSetSettings,
     closed_outputs,
     closed_set_settings,
     load_model,
@@ -19,10 +20,12 @@ from fer_openset.closed_set import (
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
-from fer_openset.methods import ORACLE, method_settings, run_method
+from fer_openset.methods import method_settings, reads_true_labels, run_method
 from fer_openset.methods.pool_novelty import KNOWN_SCORES
 from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction
+from fer_openset.pools import FULL, pool_settings, reshaped, shifted
+from fer_openset.pretrained import Place, start_record
 from fer_openset.protocol import Protocol, make_protocol
 from fer_openset.settings import RunParameters, Settings
 
@@ -41,7 +44,9 @@ class Step:
     def record(self, settings, **more):
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
+        place = Place(self.dataset.name, self.protocol.name, p.seed)
         more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
+        more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(
             settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
             source={"dataset": p.dataset, "data_root": p.data_root},
@@ -56,8 +61,13 @@ def open_step(parameters):
     np.random.seed(parameters.seed)  # noqa: NPY002 - libraries that ask the global state
     torch.manual_seed(parameters.seed)
     device = pick_device()
-    dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root)
-    protocol = make_protocol(dataset.table, dataset.classes, parameters.open_classes)
+    asked = parameters.open_classes
+    dataset = load_dataset(parameters.dataset, parameters.preset, parameters.data_root, open_classes=asked)
+    protocol = make_protocol(dataset.table, dataset.classes, asked)
+    if getattr(parameters, "pool", FULL) != FULL:
+        pool = pool_settings(parameters.pool)
+        protocol = reshaped(protocol, pool, parameters.seed)
+        dataset = shifted(dataset, protocol, pool)
     folder = runs.RunFolder(dataset.name, parameters.preset, protocol.name, parameters.seed)
     precision = "float32" if device.amp is None else str(device.amp).removeprefix("torch.")
     print(f"{dataset.name}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
@@ -115,11 +125,24 @@ def need_tasks(step):
         settings = closed_set_settings("smoke")
         outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
         save_pseudo_labels(step, settings, outputs)
-    runs.load_record(step.folder.pseudo_labels)
-    task = make_task(step.dataset, step.protocol, f_close, step.folder.pseudo_labels, step.device, p.seed, p.alignment)
-    return {method: task.for_method(step.folder.method(method, p.alignment, p.variant),
-                                    step.protocol.pool_targets() if method == ORACLE else None)
+    task = make_task(step.dataset, step.protocol, f_close, _outputs_of(step, f_close), step.device, p.seed, p.alignment)
+    return {method: task.for_method(step.folder.method(method, p.alignment, p.run_variant),
+                                    step.protocol.pool_targets() if reads_true_labels(method, p.overrides) else None)
             for method in p.methods}  # fmt: skip
+
+
+def _outputs_of(step, f_close):
+    """The folder with f_close's outputs: those of notebook 02, or made here for a pool whose images were changed."""
+    record = runs.load_record(step.folder.pseudo_labels)
+    if not pool_settings(step.parameters.pool).changes_images:
+        return step.folder.pseudo_labels
+    folder = step.folder.shifted_outputs(step.parameters.pool)
+    if not runs.is_done(folder):
+        settings = ClosedSetSettings.build(record["settings"]["closed_set"], "the record of the pseudo labels")
+        outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
+        write_pseudo_labels(outputs, step.protocol, step.parameters.seed, folder)
+        runs.save_record(folder, step.record({"closed_set": settings}))
+    return folder
 
 
 @dataclass(frozen=True)
@@ -176,8 +199,25 @@ def save_scores(step, detection, result, share=None):
     atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
     record = step.record({detection.method: detection.settings}, seconds=detection.seconds)
     row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
-           "alignment": p.alignment, "method": detection.method, "variant": p.variant, "seed": p.seed,
+           "alignment": p.alignment, "method": detection.method, "variant": p.run_variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})
     return row
+
+
+def run_variants(parameters, variants):
+    """Run a method as it is and under these overrides, one after the other, as notebook 03 does; skips what is done.
+
+    variants: {name: overrides}. Returns: their rows of the table of runs, a DataFrame. Meant for the smoke preset;
+    the batch runs grids.
+    """
+    rows = []
+    for variant, overrides in {"default": {}, **variants}.items():
+        step = open_step(parameters.model_copy(update={"variant": variant, "overrides": overrides}))
+        (task,) = need_tasks(step).values()
+        if not runs.is_done(task.folder):
+            (found,) = detect(step, {parameters.method: task}).values()
+            save_scores(step, found, evaluate(step, found))
+        rows.append(runs.load_record(task.folder)["row"])
+    return pd.DataFrame(rows)

@@ -36,7 +36,9 @@ class Protocol:
 
     def open_numbers(self):
         """Numbers of the open classes as the authors count them: RAF-DB's order from 0 (surprise) to 6 (neutral).
-        A class that is no expression of theirs goes by its name."""
+
+        A class that is no expression of theirs goes by its name.
+        """
         return [str(EXPRESSIONS.index(name)) if name in EXPRESSIONS else name for name in self.open_classes]
 
     def pool_targets(self):
@@ -113,17 +115,27 @@ def released_source(train_split, seed=0):
     return pd.Series(train_split[order], index=train_split, name="source")
 
 
-def align(outputs, protocol, alignment, seed=0):
-    """Give every pool image its row of f_close outputs, `aligned` or `as_released`.
+def output_source(protocol, alignment, seed=0):
+    """Whose outputs each pool image is given: its own (`aligned`), or those the released notebook gave it.
 
-    outputs: DataFrame indexed by sample id that holds the pool and, for `as_released`, the whole training split.
-    Returns: DataFrame with the pool's ids in the pool's order. Raises: UserError when an id has no output.
+    Returns: Series, index = the pool's sample ids in their order, value = sample id whose output it gets.
     """
-    source = pd.Series(protocol.pool.index, index=protocol.pool.index)
+    source = pd.Series(protocol.pool.index, index=protocol.pool.index, name="source")
     if alignment == "as_released":
         moved = released_source(protocol.train_split, seed)
         from_train = protocol.pool.index[protocol.pool["split"] == "train"]
         source.loc[from_train] = moved.loc[from_train].to_numpy()
+    return source
+
+
+def align(outputs, protocol, alignment, seed=0):
+    """Give every pool image its row of f_close outputs, `aligned` or `as_released`.
+
+    outputs: DataFrame (logits, features, anything) indexed by sample id that holds the pool and, for `as_released`, the
+    whole training split.
+    Returns: DataFrame with the pool's ids in the pool's order. Raises: UserError when an id has no output.
+    """
+    source = output_source(protocol, alignment, seed)
     absent = pd.Index(source).difference(outputs.index)
     if len(absent):
         raise UserError(f"{len(absent)} images have no output of f_close (first: {absent[0]}); run notebook 02 again.")

@@ -1,85 +1,43 @@
-"""Tables: the one tidy table of runs, its summaries, and measured beside published.
+"""Comparison: summaries of the table of runs, and measured beside published.
 
-`results/tables/runs.csv` holds a row a run. It is rebuilt from the runs at hand merged with the rows already there.
 Reports never show rows of the synthetic faces or the smoke and demo presets in one table with the paper's numbers.
 """
 
 import html
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from fer_openset.atomic import write_csv
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name
 from fer_openset.methods import ORACLE
-from fer_openset.settings import ROOT, results_dir
+from fer_openset.run_table import (
+    KEY,
+    RUN_COLUMNS,
+    SETTING,
+    collect_runs,
+    finished_runs,
+    merge_rows,
+    merge_runs,
+    need,
+    read_csv,
+    read_runs,
+    runs_path,
+    truth_of,
+    write_tables,
+)
+from fer_openset.settings import ROOT
 
-KEY = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")
-SETTING = KEY[:-1]
-_TYPES = {
-    **dict.fromkeys(SETTING, "str"),
-    **dict.fromkeys(("seed", "n_known", "n_open"), "int64"),
-    **dict.fromkeys(("auroc", "auroc_lo", "auroc_hi", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open"), "float64"),
-    **dict.fromkeys(("oscr", "closed_accuracy", "seconds", "peak_mb"), "float64"),
-    **dict.fromkeys(("device", "commit"), "str"),
-}
-RUN_COLUMNS = tuple(_TYPES)
+__all__ = [
+    "KEY", "METRICS", "NO_RUNS", "RUN_COLUMNS", "as_html", "as_text", "collect_runs", "compare_with_paper",
+    "finished_runs", "merge_rows", "merge_runs", "read_runs", "real_runs", "runs_path", "summarise", "summary_table",
+    "targets", "truth_of", "write_tables",
+]  # fmt: skip
 METRICS = ("auroc", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open", "oscr", "closed_accuracy")
 LOWER_IS_BETTER = ("fpr_at_tpr95", "fpr_at_tpr95_open")
-# Digits kept in runs.csv. Rounding once makes a table read and written again the same file, byte for byte.
-_DIGITS = {name: 1 if name in ("seconds", "peak_mb") else 6 for name, kind in _TYPES.items() if kind == "float64"}
 NO_RUNS = "no runs yet"
-
-
-def runs_path():
-    """Where the tidy table lies: `tables/runs.csv` under the results folder."""
-    return results_dir() / "tables" / "runs.csv"
-
-
-def read_runs(path=None):
-    """The tidy table; without the file, an empty table with the right columns.
-
-    Raises: UserError for a file that is no such table.
-    """
-    path = Path(path or runs_path())
-    if not path.exists():
-        return _typed(pd.DataFrame(columns=list(RUN_COLUMNS)), path)
-    return _typed(_read_csv(path), path)
-
-
-def collect_runs(runs_dir=None):
-    """The finished runs on disk, one row for each `methods/METHOD/ALIGNMENT/VARIANT/run.json`, smoke runs left out.
-
-    Raises: UserError for a file that is no run, and for two folders that claim to be the same run.
-    """
-    runs_dir = Path(runs_dir or results_dir() / "runs")
-    found = {}
-    for path in sorted(runs_dir.glob("**/methods/*/*/*/run.json")):
-        row = _read_row(path)
-        if row["preset"] == "smoke":  # tests, not results
-            continue
-        key = tuple(row[name] for name in KEY)
-        if key in found:
-            raise UserError(f"{path}: the same run as {found[key][0]}; move one of the two folders out of {runs_dir}.")
-        found[key] = path, row
-    return _typed(pd.DataFrame([row for _, row in found.values()], columns=list(RUN_COLUMNS)), runs_dir)
-
-
-def merge_runs(committed, found):
-    """Both tables in one, sorted by `KEY`; a newly found row replaces the committed one of the same key."""
-    rows = pd.concat([frame for frame in (committed, found) if len(frame)] or [committed])
-    rows = rows.drop_duplicates(list(KEY), keep="last").sort_values(list(KEY), ignore_index=True)
-    return _typed(rows, "the merged runs")
-
-
-def write_tables(runs_dir=None, path=None):
-    """Rebuild the tidy table from the runs at hand and the rows already there; returns it. The file appears whole."""
-    path = Path(path or runs_path())
-    runs = merge_runs(read_runs(path), collect_runs(runs_dir))
-    write_csv(path, runs)
-    return runs
+# The methods of the paper's tables, in its order.
+PAPER_METHODS = ("msp", "eow", "proser", "dias", "noisy_label")
 
 
 def real_runs(runs):
@@ -111,8 +69,8 @@ def targets(path=None):
     path = Path(path or ROOT / "results" / "paper" / "targets.csv")
     if not path.exists():
         raise UserError(f"{path}: there is no such file; restore it from the repository.")
-    frame = _read_csv(path)
-    _need(frame, ("table", "dataset", "open_classes", "method", "metric", "value", "kind", "note"), path)
+    frame = read_csv(path)
+    need(frame, ("table", "dataset", "open_classes", "method", "metric", "value", "kind", "note"), path)
     return frame.assign(value=pd.to_numeric(frame["value"]))
 
 
@@ -225,41 +183,3 @@ def _best_cells(frame, best):
 def _expression_order(open_classes):
     names = open_classes.split("+")
     return len(names), [EXPRESSIONS.index(n) if n in EXPRESSIONS else len(EXPRESSIONS) for n in names], open_classes
-
-
-def _read_row(path):
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))["row"]
-        keys = set(row)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a finished run ({error!r}); delete its folder and run it again.") from None
-    if keys != set(RUN_COLUMNS):
-        odd = ", ".join(sorted(keys ^ set(RUN_COLUMNS)))
-        raise UserError(f"{path}: the row has other columns than runs.csv ({odd}); delete its folder and run it again.")
-    return row
-
-
-def _read_csv(path):
-    try:
-        return pd.read_csv(path, dtype="str", keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors of form are ValueErrors
-        raise UserError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); restore the file.") from None
-
-
-def _need(frame, columns, where):
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise UserError(f"{where}: column(s) {', '.join(missing)} missing; expected {', '.join(columns)}.")
-
-
-def _typed(frame, where):
-    """The run columns in order, each of its type, numbers rounded to what the file keeps."""
-    _need(frame, RUN_COLUMNS, where)
-    frame = frame[list(RUN_COLUMNS)].copy()
-    for name, kind in _TYPES.items():
-        try:
-            values = frame[name].fillna("") if kind == "str" else pd.to_numeric(frame[name])
-            frame[name] = values.astype(kind)
-        except (ValueError, TypeError):
-            raise UserError(f"{where}: column {name} holds something that is not a number; mend that row.") from None
-    return frame.round(_DIGITS)

@@ -42,6 +42,10 @@ class RunFolder:
     def pseudo_labels(self):
         return self.root / "pseudo_labels"
 
+    def shifted_outputs(self, pool):
+        """f_close's outputs on a pool whose images were changed."""
+        return self.root / "pools" / pool
+
     def method(self, method, alignment="aligned", variant="default"):
         return self.root / "methods" / method / alignment / variant
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from fer_openset import atomic
 from fer_openset.contact_sheet import contact_sheet
+from fer_openset.errors import UserError
 from fer_openset.face_crop import Crop, crop_face, haar_faces, photo_settings
-from fer_openset.photos import PhotoError, find_photos, read_photo, readable
+from fer_openset.photos import find_photos, read_photo, readable
 
 OK, NO_FACE, UNREADABLE, SEVERAL = "ok", "no face", "unreadable", "several faces: largest taken"
 BOX = ("left", "top", "right", "bottom")
@@ -57,8 +58,8 @@ def look_at(path, settings, detect=None):
     """Read one photo and, with `detect`, cut out its largest face. Returns: Found; raises nothing for a bad photo."""
     try:
         image, side = read_photo(path, settings.longest_side)
-    except PhotoError as error:
-        return Found(f"{UNREADABLE}: {error.reason}")
+    except UserError as error:
+        return Found(f"{UNREADABLE}: {readable(str(error).removeprefix(f'{path}: '))}")
     scale = side / max(image.size)  # the photo's pixels to one of the picture's
     cut = crop_face(image, detect, settings.margin) if detect else Crop(image, (0, 0, *image.size), 1)
     if cut.image is None:

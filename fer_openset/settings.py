@@ -17,6 +17,7 @@ from fer_openset.labels import check_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("smoke", "demo", "cpu", "paper")
+FACTS = "expected"  # a params file's key for what the published data holds: nothing is set by it
 ALIGNMENTS = ("aligned", "as_released")
 Preset = Literal[PRESETS]
 Alignment = Literal[ALIGNMENTS]
@@ -35,6 +36,19 @@ def data_dir():
 def cache_dir():
     """Folder of the decode-once image stores: `.cache/`, or the environment variable FER_OPENSET_CACHE."""
     return Path(os.environ.get("FER_OPENSET_CACHE") or ROOT / ".cache").resolve()
+
+
+def thread_count():
+    """Threads that a run may use: the environment variable FER_OPENSET_THREADS, or as many as there are cores.
+
+    Raises: UserError when the variable is not a count.
+    """
+    threads = os.environ.get("FER_OPENSET_THREADS")
+    if not threads:
+        return os.cpu_count() or 1
+    if not (threads.isdecimal() and int(threads)):
+        raise UserError(f"the environment variable FER_OPENSET_THREADS is {threads!r}; expected 1 or more.")
+    return int(threads)
 
 
 class Settings(BaseModel):
@@ -96,6 +110,7 @@ def values_of(path, preset):
     """The values that a params file holds for one preset, not yet validated. Raises: UserError for an odd preset."""
     check_name(preset, PRESETS, "preset")
     values = read_yaml(path)
+    values.pop(FACTS, None)
     presets = values.pop("presets", None) or {}
     if not isinstance(presets, dict):
         raise UserError(f"{path}: presets must map a preset's name to keys, found {type(presets).__name__}.")
@@ -127,13 +142,25 @@ class RunParameters(Settings):
         return value
 
 
+def variant_name(variant, pool):
+    """One name for a set of overrides on a pool: `default` on the paper's pool, `pool_NAME` on another."""
+    parts = [variant] * (variant != "default") + [f"pool_{pool}"] * (pool != "full")
+    return "-".join(parts) or "default"
+
+
 class DetectionParameters(RunParameters):
     """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
-    variant name."""
+    variant name, and on which pool: `full`, the paper's, or a file of params/pools."""
 
     method: str = "msp"
     alignment: Alignment = "aligned"
     variant: str = "default"
+    pool: str = "full"
+
+    @property
+    def run_variant(self):
+        """The variant's name in tables and folders; another pool than the paper's is part of it."""
+        return variant_name(self.variant, self.pool)
 
     @property
     def methods(self):

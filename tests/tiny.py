@@ -68,8 +68,12 @@ class SmallNet(FaceNet):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def feature_map(self, x):
-        return self.body(x)
+    def until(self, x, stage):
+        """The first convolution is stage 1, the second is stages 2, 3 and 4."""
+        return self.body[:3](x) if stage == 1 else self.body(x)
+
+    def since(self, features, stage, last=4):
+        return self.body[3:](features) if stage == 1 < last else features
 
 
 def small_net(backbone, n_classes, seed, zero_head=True):
@@ -79,11 +83,47 @@ def small_net(backbone, n_classes, seed, zero_head=True):
         return SmallNet(n_classes, zero_head)
 
 
+class LateNet(SmallNet):
+    """The same, but its first convolution is stages 1 to 3: a cut before the last stage is a cut between the two."""
+
+    def until(self, x, stage):
+        return super().until(x, 1 if stage < 4 else 4)
+
+    def since(self, features, stage, last=4):
+        return features if stage == 4 or last < 4 else super().since(features, 1)
+
+
+def late_net(backbone, n_classes, seed, zero_head=True):
+    """Stands in for `backbones.new_net` where stage 3 matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LateNet(n_classes, zero_head)
+
+
 def task_of(dataset, ids, pseudo, classes, folder, seed=0, alignment="aligned", f_close=None):
     """A detection task whose f_close says `pseudo` (class numbers) with certainty."""
     logits = pd.DataFrame(np.eye(len(classes), dtype="float32")[pseudo] * 5, index=ids, columns=list(classes))
     f_close = f_close or ClosedModel(small_net("small", len(classes), 7), tuple(classes), 32, "small")
     return Task(dataset, tuple(classes), pd.DataFrame(), pd.DataFrame(), logits, f_close, CPU, seed, alignment, folder)
+
+
+def open_set_task(folder, dataset, known, seed=0):
+    """A detection task on a whole dataset: classes other than `known` are open, f_close is untrained and knows nothing.
+
+    Known images of the splits train and valid are the task's, the split test is its pool. Returns: (task, who is open).
+    """
+
+    def known_part(split):
+        labels = dataset.table["label"][dataset.table["split"] == split]
+        targets = pd.DataFrame({"target": pd.Index(known).get_indexer(labels)}, index=labels.index)
+        return targets[targets["target"] >= 0]
+
+    pool = dataset.table["label"][dataset.table["split"] == "test"]
+    logits = pd.DataFrame(np.zeros((len(pool), len(known)), "float32"), index=pool.index, columns=list(known))
+    f_close = ClosedModel(small_net("small", len(known), 7), tuple(known), dataset.images.shape[-1], "small")
+    task = Task(dataset, tuple(known), known_part("train"), known_part("valid"), logits, f_close, CPU, seed, "aligned",
+                folder)  # fmt: skip
+    return task, ~pool.isin(known).to_numpy()
 
 
 class Killed(Exception):

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from fer_openset.datasets import class_names, dataset_file, dataset_name, dataset_values
+from fer_openset.ablations import load_ablation
+from fer_openset.datasets import classes_of, dataset_name, dataset_values
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, join_open, parse_open
 from fer_openset.methods import METHODS, POSTHOC, params_file
+from fer_openset.pools import FULL, pool_names
 from fer_openset.runs import RECORD, RunFolder
-from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of
+from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of, variant_name
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
@@ -26,7 +28,9 @@ SMALL_PRESETS = ("smoke", "demo")
 class Grid(Settings):
     """Every combination of these lists is one run.
 
-    `variants` names sets of overrides for the methods' settings ({} for `default`); `data_root` is passed on as it is.
+    `variants` names sets of overrides for the methods' settings ({} for `default`), `pools` files of params/pools
+    (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of params/ablations by
+    name, each under the alignments listed with it, on the paper's pool.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Grid(Settings):
     methods: list[str]
     alignments: list[str] = ["aligned"]
     variants: dict[str, dict] = {"default": {}}
+    ablations: dict[str, list[str]] = {}
+    pools: list[str] = [FULL]
     data_root: str = ""
 
     @property
@@ -44,17 +50,27 @@ class Grid(Settings):
         """Where the grid's executed report and its list of HTML pages go."""
         return results_dir() / "reports" / self.name
 
+    def opened(self, dataset, names):
+        """The open classes that `names` stands for in one dataset. Raises: UserError for a class it does not have."""
+        return parse_open(names, classes_of(dataset, self.preset, names, self.data_root))
+
     def jobs(self):
         """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
-        jobs, classes = [], {name: class_names(name, self.preset, self.data_root) for name in self.datasets}
+        jobs = []
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
-            open_classes = join_open(parse_open(names, classes[dataset]))
-            folder = RunFolder(dataset_name(dataset), self.preset, open_classes, seed)
+            folder = RunFolder(dataset_name(dataset), self.preset, join_open(self.opened(dataset, names)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
-            for alignment, (variant, overrides) in product(self.alignments, self.variants.items()):
-                steps += [(methods, alignment, variant, overrides) for methods in self._groups(overrides)]
             jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
+            for pool, alignment, (variant, overrides) in product(self.pools, self.alignments, self.variants.items()):
+                how = (alignment, variant, overrides, dataset, self.data_root, pool)
+                jobs += [Job(folder, methods, *how) for methods in self._groups(overrides)]
+            jobs += [Job(folder, *step, dataset, self.data_root) for step in self._ablation_steps()]
         return jobs
+
+    def _ablation_steps(self):
+        sets = ((load_ablation(name), alignments) for name, alignments in self.ablations.items())
+        return [(found.method, alignment, variant, overrides) for found, alignments in sets
+                for alignment, (variant, overrides) in product(alignments, found.variants.items())]  # fmt: skip
 
     def _groups(self, overrides):
         """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
@@ -75,18 +91,23 @@ class Job:
     overrides: dict
     dataset: str
     data_root: str
+    pool: str = FULL
 
     @property
     def label(self):
         """How the job is called on the terminal."""
         where = f"{self.folder.dataset} {self.folder.open_classes} seed{self.folder.seed}"
-        how = [self.alignment, self.variant if self.variant != "default" else ""]
+        how = [self.alignment, self._run_variant if self._run_variant != "default" else ""]
         return " ".join([where, self._short_step, *filter(None, how)])
 
     @property
     def methods(self):
         """Ids of the methods that the job runs; none for the steps before them."""
         return () if self.step in STEMS else tuple(self.step.split("+"))
+
+    @property
+    def _run_variant(self):
+        return variant_name(self.variant, self.pool)
 
     @property
     def _short_step(self):
@@ -100,7 +121,7 @@ class Job:
     @property
     def notebook(self):
         """Where the executed notebook is kept."""
-        parts = [] if self.step in STEMS else [self._short_step, self.alignment, self.variant]
+        parts = [] if self.step in STEMS else [self._short_step, self.alignment, self._run_variant]
         return self.folder.notebook(self.source.stem, *parts)
 
     @property
@@ -123,7 +144,7 @@ class Job:
     def _result_folder(self, step):
         if step in STEMS:
             return getattr(self.folder, step)
-        return self.folder.method(step, self.alignment, self.variant)
+        return self.folder.method(step, self.alignment, self._run_variant)
 
     def parameters(self):
         """The values for the notebook's parameters cell."""
@@ -131,17 +152,16 @@ class Job:
         values = {"dataset": self.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
         values |= {"data_root": self.data_root, "overrides": self.overrides}
         if self.step not in STEMS:
-            values |= {"method": self.step, "alignment": self.alignment, "variant": self.variant}
+            values |= {"method": self.step, "alignment": self.alignment, "variant": self.variant, "pool": self.pool}
         return values
 
     def fingerprint(self):
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
-        preset = self.folder.preset
-        if self.step == CLOSED_SET:
-            settings = [values_of(PARAMS / "closed_set.yaml", preset), dataset_values(self.dataset, preset)[1]]
-        else:
-            methods = [] if self.step == PSEUDO_LABELS else self.methods
-            settings = [values_of(params_file(method), preset) for method in methods]
+        preset, files = self.folder.preset, [params_file(method) for method in self.methods]
+        settings = [dataset_values(self.dataset, preset)[1]] if self.step == CLOSED_SET else []
+        files += [PARAMS / "closed_set.yaml"] if self.step == CLOSED_SET else []
+        files += [] if self.pool == FULL else [PARAMS / "pools" / f"{self.pool}.yaml"]
+        settings += [values_of(path, preset) for path in files]
         return digest([code_of(self.source), settings])
 
 
@@ -173,7 +193,7 @@ def load_grid(path):
 
 
 def _check(grid):
-    for key in ("datasets", "open_classes", "seeds", "methods", "alignments"):
+    for key in ("datasets", "open_classes", "seeds", "methods", "alignments", "pools"):
         values = getattr(grid, key)
         if not values:
             raise UserError(f"{key} is empty; list at least one.")
@@ -184,23 +204,46 @@ def _check(grid):
     for known, names, what in (
         (METHODS, grid.methods, "method"),
         (ALIGNMENTS, grid.alignments, "alignment"),
+        (pool_names(), grid.pools, "pool"),
     ):
         for name in names:
             check_name(name, tuple(known), what)
-    files = [dataset_file(name) for name in grid.datasets]
-    if len({path.stem for path in files}) < len(files):
-        raise UserError("two datasets have settings files of one name; their results would share a folder, rename one.")
+    if len({dataset_name(name) for name in grid.datasets}) < len(grid.datasets):
+        raise UserError("two datasets have settings files of one name, so one results folder; rename one of the files.")
     for dataset in grid.datasets:
-        classes = class_names(dataset, grid.preset, grid.data_root)
-        sets = [parse_open(names, classes) for names in grid.open_classes]
-        for i, chosen in enumerate(sets):
-            if chosen in sets[:i]:
-                raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
+        _check_open_classes(grid, dataset)
     if min(grid.seeds) < 0:
         raise UserError(f"seeds holds {min(grid.seeds)}; expected 0 or more.")
     if grid.data_root and len(grid.datasets) > 1:
         raise UserError("data_root is one folder but datasets lists several; write one grid a dataset.")
     _check_variants(grid)
+    _check_ablations(grid)
+
+
+def _check_ablations(grid):
+    taken = dict.fromkeys(product(grid.methods, grid.variants), "the grid's own variants")
+    for name, alignments in grid.ablations.items():
+        found = load_ablation(name)
+        check_name(found.method, tuple(METHODS), f"method in {name}.yaml")
+        if not alignments:
+            raise UserError(f"ablations lists no alignment for {name}; write {name}: [aligned].")
+        for alignment in alignments:
+            check_name(alignment, ALIGNMENTS, "alignment")
+        for variant in found.variants:
+            if (found.method, variant) in taken:
+                other = taken[found.method, variant]
+                raise UserError(f"the variant {variant!r} of {name} is also one of {other}; rename one of them.")
+            taken[found.method, variant] = name
+
+
+def _check_open_classes(grid, dataset):
+    try:
+        sets = [grid.opened(dataset, names) for names in grid.open_classes]
+    except UserError as error:
+        raise UserError(f"{dataset}: {error}") from None
+    for i, chosen in enumerate(sets):
+        if chosen in sets[:i]:
+            raise UserError(f"open_classes lists {join_open(chosen)!r} twice, in another order; keep one.")
 
 
 def _check_variants(grid):

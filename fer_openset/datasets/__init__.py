@@ -10,14 +10,20 @@ import pandas as pd
 
 from fer_openset.datasets.store import open_store
 from fer_openset.errors import UserError
-from fer_openset.labels import EXPRESSIONS, check_name
-from fer_openset.settings import ROOT, data_dir, values_of
+from fer_openset.labels import check_name, check_open
+from fer_openset.settings import FACTS, ROOT, data_dir, read_yaml, values_of
 
-# id -> module and its settings class; the module's `read(settings, root)` returns a store.Listing. A reader whose class
-# names are the user's own also has `class_names(settings, root)`.
+# id -> module and its settings class. The module's `read(settings, root)` returns a store.Listing, its
+# `class_names(settings)` the classes that such a listing has. A module whose dataset holds classes back until they are
+# named as open lists them in ON_REQUEST, and its `with_classes(settings, names)` gives the settings that bring them in.
+# Where the classes are what the user's folder holds, `class_names_in(settings, root)` looks there.
 READERS = {
     "synthetic": "fer_openset.datasets.synthetic:SyntheticSettings",
     "ferplus": "fer_openset.datasets.ferplus:FerplusSettings",
+    "rafdb": "fer_openset.datasets.rafdb:RafdbSettings",
+    "rafdb_compound": "fer_openset.datasets.rafdb_compound:RafdbCompoundSettings",
+    "affectnet": "fer_openset.datasets.affectnet:AffectnetSettings",
+    "cifar10": "fer_openset.datasets.cifar10:Cifar10Settings",
     "folder": "fer_openset.datasets.folder:FolderSettings",
 }
 PARAMS = ROOT / "params" / "datasets"
@@ -29,8 +35,8 @@ class Dataset:
     """A dataset ready for use: who is in it, what each face shows, and the pixels.
 
     Shapes: table: N rows indexed by `sample_id` (unique str), columns label, split; images: (N, C, H, W) uint8,
-    read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the expressions that may be
-    known or open.
+    read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the names that may be known or
+    open.
     """
 
     name: str
@@ -51,25 +57,42 @@ class Dataset:
         return found
 
 
-def load_dataset(name, preset, root="", overrides=None):
+def load_dataset(name, preset, root="", overrides=None, open_classes=""):
     """Read the dataset `name` and open its image store.
 
     name: a file of params/datasets without its ending, or the path of a YAML file (a relative one from the clone's
-    root). root: "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`.
+    root). root: "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`. Classes
+    that the dataset holds back until asked for come in when `open_classes` names them.
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
-    module, settings = _settings(name, preset, overrides)
-    listing = module.read(settings, _resolve(name, settings, root))
+    listing = list_dataset(name, preset, root, overrides, open_classes)
     return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing))
 
 
-def class_names(name, preset, root=""):
-    """Names that can be open classes of a dataset, without opening an image: for the named expression datasets all
-    expressions, for a dataset of one's own its classes. Raises: as `load_dataset`."""
-    module, settings = _settings(name, preset, None)
-    if not hasattr(module, "class_names"):
-        return EXPRESSIONS
-    return module.class_names(settings, _resolve(name, settings, root))
+def list_dataset(name, preset, root="", overrides=None, open_classes=""):
+    """The dataset's `store.Listing`: its table and how to decode its images, none of which is decoded yet."""
+    module, settings = _configure(name, preset, overrides, open_classes)
+    return module.read(settings, _resolve(name, settings, root))
+
+
+def expected(name):
+    """What the published data holds, from params/datasets: {train, valid, test or all: {class: count}, size: [w, h]}.
+
+    A count may be a list of those that are right. Empty for a dataset that nobody published.
+    """
+    return read_yaml(dataset_file(name)).get(FACTS, {})
+
+
+def classes_of(name, preset, open_classes, root=""):
+    """The dataset's classes when `open_classes` are open, without opening an image: known from its settings alone, but
+    for a dataset of one's own, whose folder is looked at.
+
+    Raises: UserError for an unknown dataset, and for a name in `open_classes` that the dataset does not have.
+    """
+    module, settings = _configure(name, preset, None, open_classes)
+    if hasattr(module, "class_names_in"):
+        return module.class_names_in(settings, _resolve(name, settings, root))
+    return module.class_names(settings)
 
 
 def dataset_name(name):
@@ -101,12 +124,18 @@ def dataset_values(name, preset):
     return reader, values if reader == file.stem else {**values_of(PARAMS / f"{reader}.yaml", preset), **values}
 
 
-def _settings(name, preset, overrides):
+def _configure(name, preset, overrides, open_classes):
     reader, values = dataset_values(name, preset)
     module_name, settings_name = READERS[reader].split(":")
     module = import_module(module_name)
-    where = dataset_file(name).name + (" with overrides" if overrides else "")
-    return module, getattr(module, settings_name).build({**values, **(overrides or {})}, where)
+    cls, where = getattr(module, settings_name), dataset_file(name).name + (" with overrides" if overrides else "")
+    values |= overrides or {}
+    settings = cls.build(values, where)
+    if open_classes and hasattr(module, "ON_REQUEST"):
+        classes = module.class_names(settings)
+        names = check_open(open_classes, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
+        settings = cls.build({**values, **module.with_classes(settings, names)}, where)
+    return module, settings
 
 
 def _resolve(name, settings, root):

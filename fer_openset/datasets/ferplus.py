@@ -26,21 +26,33 @@ from fer_openset.datasets.ferplus_pixels import (
 )
 from fer_openset.datasets.store import SPLITS, Listing
 from fer_openset.errors import UserError
-from fer_openset.labels import BASIC, CONTEMPT, FERPLUS_COLUMNS
+from fer_openset.labels import AMBIGUOUS, BASIC, CONTEMPT, FERPLUS_COLUMNS
 from fer_openset.settings import Settings
 
 READER = 1  # raise it when the same files would give other pixels
 SPLIT_OF = dict(zip(FOLDERS, SPLITS, strict=True))
+ON_REQUEST = (CONTEMPT, AMBIGUOUS)
 
 
 class FerplusSettings(Settings):
-    """Settings of params/datasets/ferplus.yaml."""
+    """Settings of params/datasets/ferplus.yaml; `ambiguous` is set by naming that class as open, not in the file."""
 
     root: str
     image_size: int = Field(ge=8, le=1024)
     contempt: bool
     min_vote_share: float = Field(ge=0, le=1)
     ties: Literal["first", "drop"]
+    ambiguous: bool = False
+
+
+def class_names(settings):
+    """The classes under these settings: the seven basic expressions, contempt and ambiguous faces if asked for."""
+    return (*BASIC, *[CONTEMPT] * settings.contempt, *[AMBIGUOUS] * settings.ambiguous)
+
+
+def with_classes(settings, names):
+    """The change of settings that brings in the classes `names`."""
+    return {key: getattr(settings, key) or key in names for key in ON_REQUEST}
 
 
 def read(settings, root):
@@ -54,18 +66,23 @@ def read(settings, root):
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; put FERPlus there, or give its folder as data_root.")
     votes, usages, digest = _read_votes(root / VOTES_FILE)
-    classes = (*BASIC, CONTEMPT) if settings.contempt else BASIC
-    winner = majority(votes[list(FERPLUS_COLUMNS)].to_numpy(), settings.ties, settings.min_vote_share)
+    classes = class_names(settings)
+    cast = votes[list(FERPLUS_COLUMNS)].to_numpy()
+    winner = majority(cast, settings.ties, settings.min_vote_share)
     votes["label"] = np.array([*FERPLUS_COLUMNS, ""], dtype=object)[winner]  # -1 takes the last: no label
+    if settings.ambiguous:
+        columns = [FERPLUS_COLUMNS.index(name) for name in classes if name != AMBIGUOUS]
+        votes.loc[ambiguous(cast, columns), "label"] = AMBIGUOUS
     kept = votes[votes["label"].isin(classes)]
     kept = kept.iloc[np.argsort(kept["split"].map(SPLITS.index).to_numpy(), kind="stable")]
     try:
-        faces, decode = _faces(root, votes, usages, kept, settings.image_size)
+        faces, decode, files = _faces(root, votes, usages, kept, settings.image_size)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from None
     material = {"reader": READER, "votes": digest, "faces": faces, "image_size": settings.image_size}
     shape = (1, settings.image_size, settings.image_size)
-    return Listing("ferplus", kept.set_index("sample_id")[["label", "split"]], classes, material, shape, decode)
+    table = kept.set_index("sample_id")[["label", "split"]]
+    return Listing("ferplus", table, classes, material, shape, decode, files)
 
 
 def majority(votes, ties="first", min_vote_share=0.0):
@@ -82,11 +99,24 @@ def majority(votes, ties="first", min_vote_share=0.0):
     return np.where(keep, winner, -1)
 
 
+def ambiguous(votes, columns):
+    """Whether the crowd saw two expressions in a face and agreed on none: bool (N,).
+
+    True where none of the expressions in `columns` has more than half of all ten columns' votes and two of them have at
+    least 30 % each. Shapes: votes (N, C) as in `majority`. Differs: ours, a stand-in for compound expressions (the
+    paper's Table 3 takes RAF-DB's) where only crowd votes are at hand.
+    """
+    most, second = np.sort(votes[:, columns], axis=1)[:, :-3:-1].T
+    total = votes.sum(axis=1)
+    return (2 * most <= total) & (10 * second >= 3 * total)
+
+
 def _faces(root, votes, usages, kept, size):
-    """What decides the pixels, and the function that decodes those of the rows `kept`."""
+    """What decides the pixels, the function that decodes those of the rows `kept`, and their files if they have any."""
     folder = png_folder(root)
     if folder is not None:
-        return check_pngs(folder, votes), png_decoder(folder, kept, size)
+        files = list(f"{folder}/" + kept["folder"] + "/" + kept["name"])
+        return check_pngs(folder, votes), png_decoder(folder, kept, size), files
     path = root / PIXELS_FILE
     if not path.is_file():
         names = ", ".join(FOLDERS.values())
@@ -94,7 +124,7 @@ def _faces(root, votes, usages, kept, size):
     # The official script writes a repeated name twice, so the last of its rows is the picture that stays on disk.
     positions = kept["name"].map(votes.groupby("name")["position"].max()).to_numpy()
     found = path.stat()
-    return [found.st_size, found.st_mtime_ns], Fer2013File(path, usages, positions, size).decode
+    return [found.st_size, found.st_mtime_ns], Fer2013File(path, usages, positions, size).decode, None
 
 
 def _read_votes(path):

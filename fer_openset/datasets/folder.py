@@ -4,7 +4,6 @@ Three forms: ROOT/CLASS/..., ROOT/train/CLASS/... (and test, valid), or the file
 not given are drawn, class by class, from a seed and the image's path alone, so that adding images moves few others.
 """
 
-import hashlib
 import zlib
 
 import numpy as np
@@ -12,10 +11,12 @@ import pandas as pd
 from pydantic import Field
 
 from fer_openset.datasets.folder_csv import read_labels
+from fer_openset.datasets.image_files import digest_of, need_folder
+from fer_openset.datasets.pictures import ENDINGS
 from fer_openset.datasets.store import SPLITS, Listing
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.photos import SUFFIXES, as_face, read_photo
+from fer_openset.photos import as_face, hidden, read_photo
 from fer_openset.settings import Settings
 
 READER = 1  # raise it when the same files would give other pixels
@@ -52,13 +53,15 @@ def read(settings, root):
     def decode(start, stop):
         return np.stack([as_face(read_photo(file)[0], settings.image_size, channels) for file in files[start:stop]])
 
-    material = {"reader": READER, "files": _digest(files), "channels": channels}
+    stats = {path: (root / path).stat() for path in table["path"]}
+    digest = digest_of({path: (found.st_size, found.st_mtime_ns) for path, found in stats.items()})
+    material = {"reader": READER, "root": str(root), "files": digest, "channels": channels}
+    listed = table.set_index("path")[["label", "split"]].rename_axis("sample_id")
     shape = (channels, settings.image_size, settings.image_size)
-    return Listing(root.name, table.set_index("path")[["label", "split"]].rename_axis("sample_id"), classes,
-                   {**material, "root": str(root)}, shape, decode)  # fmt: skip
+    return Listing(root.name, listed, classes, material, shape, decode, list(map(str, files)))
 
 
-def class_names(settings, root):
+def class_names_in(settings, root):
     """The dataset's classes, in the order of the network's outputs: the settings' own, else those found, sorted."""
     return _classes(settings, root, _table(settings, root))
 
@@ -69,8 +72,7 @@ def _in_order(column):
 
 def _table(settings, root):
     """A row an image: path (under the root, with /), label, split."""
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; put your faces there, or give their folder as data_root.")
+    need_folder(root, "put your faces there, or give their folder as data_root.")
     if settings.labels:
         table = read_labels(root, settings.labels, SPLIT_WORDS)
     else:
@@ -90,7 +92,7 @@ def _in_folders(root):
         for folder in _visible(top) if split_form else [top]:
             for file in sorted(folder.rglob("*")):
                 path = file.relative_to(root)
-                if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts):
+                if file.name.lower().endswith(ENDINGS) and file.is_file() and not hidden(path):
                     yield path.as_posix(), folder.name, split
 
 
@@ -140,17 +142,3 @@ def _mark(path, seed):
 
 def _count(share, n, least):
     return max(1, round(share * n)) if share > 0 and n >= least else 0
-
-
-def _digest(files):
-    """A hash of names, sizes and times, without opening an image."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            found = file.stat()
-            digest.update(f"{file} {found.st_size} {found.st_mtime_ns}\n".encode())
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); restore the image.") from None
-        except UnicodeEncodeError:
-            raise UserError(f"{str(file)!r}: its name is not UTF-8; rename the file.") from None
-    return digest.hexdigest()

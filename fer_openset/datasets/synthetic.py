@@ -25,6 +25,7 @@ CLASS_SETS = {
     "basic+compound": (*BASIC, *COMPOUND),
     "all": EXPRESSIONS,
 }
+ON_REQUEST = (CONTEMPT, *COMPOUND)
 # Images per class: RAF-DB's training split; RAF-DB's 3,954 compound images spread evenly; contempt as rare as fear.
 RAFDB = dict(zip(BASIC, (1290, 281, 717, 4772, 1982, 705, 2524), strict=True))
 WEIGHTS = RAFDB | {CONTEMPT: 281} | dict.fromkeys(COMPOUND, 359)
@@ -200,13 +201,24 @@ def render(settings, indices):
     return _render(settings, samples(settings).iloc[list(indices)])
 
 
+def class_names(settings):
+    """The expressions that these settings draw."""
+    return CLASS_SETS[settings.classes]
+
+
+def with_classes(settings, names):
+    """The change of settings that also draws the expressions `names`: the smallest class set that holds them all."""
+    wanted = {*class_names(settings), *names}
+    return {"classes": next(key for key, group in CLASS_SETS.items() if wanted <= set(group))}
+
+
 def read(settings, root=None):
     """List the dataset for the store; `root` is not used, the pictures are made. Shapes: see `store.Listing`."""
     table = samples(settings)
     return Listing(
         name="synthetic",
         table=table[["label", "split"]],
-        classes=CLASS_SETS[settings.classes],
+        classes=class_names(settings),
         key_material={"reader": VERSION, **settings.model_dump()},
         shape=(1, settings.image_size, settings.image_size),
         decode=lambda start, stop: _render(settings, table.iloc[start:stop]),

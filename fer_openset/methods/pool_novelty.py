@@ -17,32 +17,41 @@ from pydantic import Field, model_validator
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
-from fer_openset.backbones import copy_weights, new_net
-from fer_openset.closed_set import batch_of, predict
+from fer_openset.backbones import copy_known, layout_of, new_net
+from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.methods.pool_sampling import log_odds, most_open, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
+from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 
 KNOWN_SCORES = "known_scores.csv"
+ORACLE = "oracle"
 
 
-class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
+class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSettings):
     """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
 
-    init: weights a network starts from; `f_close` gives its body and its K head rows. folds: parts of pool and training
-    images; a network trains on all but one and scores that one. repeats: how often both are split anew; scores are
-    averaged. known_per_pool: known training images seen in an epoch for each pool image (a fresh draw each epoch).
-    average_from: scores are averaged over the epochs from this one on (0 = the first). consistency_weight: weight of
-    the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over an image and its mirror.
+    init: weights a network starts from; `f_close` gives its body and its K head rows, `pretrained` a body (see
+    StartSettings). folds: parts of pool and training images; a network trains on all but one and scores that one.
+    repeats: how often both are split anew; scores are averaged. known_per_pool: known training images seen in an epoch
+    for each pool image (a fresh draw each epoch).
+    average_from: scores are averaged over the epochs from this one on (0 = the first). select_from: from this epoch on
+    a network trains on the most open-looking part of its pool images alone, as large as the estimated open share
+    (conditional value ignoring risk, Garg et al. 2021); 0 = never. mix_from: from this epoch on known training images
+    are drawn in the estimated mix of the pool's known images (label shift), not in their own; 0 = never.
+    consistency_weight: weight of the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over
+    an image and its mirror.
     """
 
-    backbone: str = "resnet18"
     eval_batch_size: int = Field(512, ge=1)
-    init: Literal["scratch", "f_close"]
+    init: Literal["scratch", "f_close", "pretrained"]
     folds: int = Field(ge=2)
     repeats: int = Field(ge=1)
     known_per_pool: float = Field(gt=0)
     average_from: int = Field(ge=0)
+    select_from: int = Field(0, ge=0)
+    mix_from: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     consistency_weight: float = Field(0.0, ge=0)
     mirror: bool = True
@@ -85,7 +94,7 @@ def oracle(task, settings):
     targets = pool_is_novel(task)
     true = task.oracle_targets
     targets[task.dataset.rows(task.pool_ids)] = np.where(true < 0, len(task.known_classes), true)
-    return cross_fitted(task, settings, targets, "oracle")[0]
+    return cross_fitted(task, settings, targets, ORACLE)[0]
 
 
 def pool_is_novel(task):
@@ -122,10 +131,14 @@ class Fold:
         self.known, self.scored_known = known[0][~known[1]], known[0][self.known_out]
         self.drawn = min(round(settings.known_per_pool * len(self.pool)), len(self.known))
 
-    def rows(self, seed, epoch):
-        """Positions to train on in this epoch. Raises: AssertionError when one of them is to be scored."""
+    def rows(self, seed, epoch, pool, weights=None):
+        """Positions to train on in this epoch: these of the pool, and known training images drawn anew, all alike or
+        with `weights` (len(self.known),).
+
+        Raises: AssertionError when one of them is to be scored.
+        """
         rng = np.random.default_rng(stream_seed(seed, self.name, epoch, "known"))
-        chosen = np.concatenate([self.pool, rng.choice(self.known, self.drawn, replace=False)])
+        chosen = np.concatenate([pool, rng.choice(self.known, self.drawn, replace=False, p=weights)])
         check_unseen(chosen, np.concatenate([self.scored_pool, self.scored_known]))
         return chosen
 
@@ -164,9 +177,19 @@ def cross_fitted(task, settings, targets, label, one_split=False):
                 total["known"][fold.known_out] += log_odds(x.net, task, settings, fold.scored_known)
         return {}
 
-    identity = {**task.identity(), "targets": zlib.crc32(targets)}
-    fit(learners, loss_of, lambda epoch: {f.name: f.rows(task.seed, epoch) for f in folds}, settings, task.device,
-        task.seed, task.folder, label, identity, after_epoch, total)  # fmt: skip
+    def rows_of(epoch):
+        chosen = {}
+        for fold, x in zip(folds, learners, strict=True):
+            selects = settings.select_from and epoch >= settings.select_from and label != ORACLE
+            mixes = settings.mix_from and epoch >= settings.mix_from
+            pool = most_open(x.net, fold, task, settings) if selects else fold.pool
+            weights = pool_mix_weights(x.net, fold, task, settings, targets) if mixes else None
+            chosen[fold.name] = fold.rows(task.seed, epoch, pool, weights)
+        return chosen
+
+    place = place_of(task.dataset, task.known_classes, task.seed)
+    identity = {**task.identity(), "targets": zlib.crc32(targets), **start_record(settings, place)}
+    fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)
     epochs = settings.epochs - settings.average_from
     times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs
     known = pd.Series(total["known"].numpy(), index=task.train.index, name="open_score")[times_known > 0]
@@ -174,20 +197,16 @@ def cross_fitted(task, settings, targets, label, one_split=False):
     return pool, known / times_known[times_known > 0]
 
 
-def log_odds(net, task, settings, rows):
-    """z_{K+1} - logsumexp_k z_k of the clean view: float64 tensor (n,)."""
-    z = predict(net, task.dataset, rows, settings.image_size, settings.eval_batch_size, task.device, settings.mirror)
-    z = torch.from_numpy(z).double()
-    return z[:, -1] - z[:, :-1].logsumexp(1)
-
-
 def _learner(name, task, settings):
-    net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
-    if settings.init == "f_close":
+    seed, n = stream_seed(task.seed, name, "net"), len(task.known_classes) + 1
+    if settings.init == "pretrained":
+        net, _ = pretrained_net(settings, n, seed, place_of(task.dataset, task.known_classes, task.seed))
+    elif settings.init == "scratch":
+        net = new_net(settings.backbone, n, seed)
+    else:
+        net = new_net(layout_of(settings.backbone, task.f_close.backbone), n, seed)
         known = task.f_close.net.state_dict()
-        new_row = {name: net.state_dict()[name][-1:] for name in ("head.weight", "head.bias")}
-        heads = {name: torch.cat([known[name].cpu(), row]) for name, row in new_row.items()}
-        copy_weights(net, {**known, **heads}, "pool_novelty: the weights of f_close", settings.backbone)
+        copy_known(net, known, "pool_novelty: the weights of f_close", settings.backbone)
     net = task.device.place(net)
     return Learner(name, net, make_optimizer(net, settings))
 

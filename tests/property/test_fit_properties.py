@@ -15,7 +15,7 @@ from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, rate_at
 
 X = torch.linspace(-1, 1, 40).reshape(40, 1)
 optimizers = st.sampled_from(["adam", "adamw", "sgd"])
-schedules = st.sampled_from(["constant", "exponential", "cycle", "one_cycle"])
+schedules = st.sampled_from(["constant", "exponential", "cycle", "steps", "one_cycle"])
 
 
 def train(folder, recipe, n, loss_of=None, dies=None):
@@ -92,7 +92,8 @@ def test_an_epoch_visits_no_image_twice_and_drops_less_than_a_batch(n, batch, ep
 )
 def test_rates_stay_between_zero_and_the_given_one(schedule, lr, gamma, length, warmup, epochs, data):
     recipe = OptimSettings(
-        schedule=schedule, lr=lr, gamma=gamma, cycle_length=length, warmup=warmup, epochs=epochs, batch_size=1
+        schedule=schedule, lr=lr, gamma=gamma, cycle_length=length, milestones=[length], warmup=warmup, epochs=epochs,
+        batch_size=1,
     )  # fmt: skip
     epoch = data.draw(st.integers(0, epochs - 1))
     share = data.draw(st.floats(0, 0.999))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fer_openset.backbones import FaceNet, attention_maps, flip_consistency, new_net
+from fer_openset.backbones import FaceNet, attention_maps, copy_known, flip_consistency, new_net
 from fer_openset.errors import UserError
 
 
@@ -133,3 +133,29 @@ def test_logits_keep_their_digits_under_autocast(net):
     assert rough.dtype == torch.bfloat16 and rough[:, 0].unique().numel() < 800
     assert logits.dtype == torch.float32 and logits[:, 0].unique().numel() > 990
     torch.testing.assert_close(logits, rough.float(), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_a_pass_can_be_cut_after_any_stage(backbone):
+    net, x = new_net(backbone, 2, seed=0).eval(), pictures(size=64)
+    whole = net.feature_map(x)
+    for stage, size in ((1, 16), (2, 8), (3, 4), (4, 2)):
+        features = net.until(x, stage)
+        assert features.shape[2:] == (size, size)
+        assert torch.equal(net.since(features, stage), whole)
+
+
+def test_a_wider_network_takes_body_and_known_rows_of_a_narrower_one():
+    known, wide = new_net("resnet18", 3, 1, zero_head=False), new_net("resnet18", 5, 2, zero_head=False)
+    own = wide.head.weight[3:].clone()
+    copy_known(wide, known.state_dict(), "weights", "resnet18")
+    assert torch.equal(wide.head.weight[3:], own)
+    x = pictures()
+    torch.testing.assert_close(wide.eval()(x)[:, :3], known.eval()(x))
+
+
+@pytest.mark.parametrize(("n_classes", "backbone"), [(3, "resnet50"), (6, "resnet18")])
+def test_known_rows_that_do_not_fit_are_named(n_classes, backbone):
+    other = new_net(backbone, n_classes, 0).state_dict()
+    with pytest.raises(UserError, match="the weights of f_close do not fit resnet18"):
+        copy_known(new_net("resnet18", 5, 0), other, "the weights of f_close", "resnet18")

@@ -13,10 +13,13 @@ from fer_openset import closed_set
 from fer_openset.closed_set import (
     ClosedModel,
     ClosedSetSettings,
+    Outputs,
     closed_outputs,
     data_digest,
     load_model,
     predict,
+    predict_with_features,
+    read_features,
     read_outputs,
     save_model,
     train_closed_set,
@@ -95,7 +98,8 @@ def test_a_model_comes_back(dataset, tmp_path):
     assert (back.classes, back.image_size, back.backbone) == (model.classes, model.image_size, model.backbone)
     assert equal_nets(back.net, model.net)
     outputs = closed_outputs(back, dataset, protocol, RECIPE, CPU)
-    assert outputs.equals(closed_outputs(model, dataset, protocol, RECIPE, CPU))
+    again = closed_outputs(model, dataset, protocol, RECIPE, CPU)
+    assert outputs.logits.equals(again.logits) and outputs.features.equals(again.features)
 
 
 def test_a_finished_training_is_not_repeated_but_other_data_are_learnt_anew(dataset, tmp_path, capsys):
@@ -145,7 +149,7 @@ def test_the_first_epochs_may_see_smaller_images(dataset, tmp_path, monkeypatch)
 def test_outputs_hold_the_pool_and_the_whole_training_split_by_id(dataset):
     protocol = make_protocol(dataset.table, dataset.classes, "fear")
     model = ClosedModel(small_net("small", 6, 3, zero_head=False), protocol.known_classes, 32, "small")
-    outputs = closed_outputs(model, dataset, protocol, RECIPE, CPU)
+    outputs = closed_outputs(model, dataset, protocol, RECIPE, CPU).logits
     assert set(outputs.index) == set(protocol.pool.index) | set(protocol.train_split) and outputs.index.is_unique
     assert list(outputs.columns) == list(protocol.known_classes) and (outputs.dtypes == "float32").all()
     sample = outputs.index[17]
@@ -157,7 +161,7 @@ def test_outputs_are_made_at_the_models_own_size(dataset):
     """Notebook 02 may be run with other settings than 01; f_close must still see what it was trained on."""
     protocol = make_protocol(dataset.table, dataset.classes, "fear")
     model = ClosedModel(small_net("small", 6, 3, zero_head=False), protocol.known_classes, 16, "small")
-    outputs = closed_outputs(model, dataset, protocol, RECIPE, CPU)
+    outputs = closed_outputs(model, dataset, protocol, RECIPE, CPU).logits
     at_16 = predict(model.net, dataset, dataset.rows(outputs.index), 16, 64, CPU)
     np.testing.assert_allclose(outputs, at_16, atol=1e-5)
 
@@ -175,7 +179,8 @@ def test_mirrored_outputs_are_the_mean_over_both_views(dataset):
             closed_outputs(model, Dataset("tiny", dataset.classes, dataset.table, images), protocol, recipe, CPU)
             for images in (tilted, turned)
         )
-        assert np.allclose(one, other, atol=1e-5) == mirror
+        assert np.allclose(one.logits, other.logits, atol=1e-5) == mirror
+        assert np.allclose(one.features, other.features, atol=1e-3) == mirror
     views = [
         predict(model.net, Dataset("t", BASIC, dataset.table, i), np.arange(9), 32, 4, CPU)
         for i in (tilted, tilted[..., ::-1])
@@ -192,6 +197,30 @@ def test_predict_leaves_the_mode_of_the_network(dataset):
         predict(net, dataset, np.arange(10), 32, 4, CPU)
         assert net.training is training
         assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_logits_are_the_head_on_the_cached_features(dataset, mirror):
+    """Also with `mirror`: the head is linear, so the mean of the logits is the head on the mean of the features."""
+    net = small_net("small", 6, 3, zero_head=False)
+    tilted = dataset.images // 2 + np.linspace(0, 120, 32).astype(np.uint8)
+    data = Dataset("tiny", dataset.classes, dataset.table, tilted)
+    rows = np.arange(40)
+    logits, features = predict_with_features(net, data, rows, 32, 7, CPU, mirror)
+    assert features.dtype == np.float16 and features.shape == (40, 32) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, predict(net, data, rows, 32, 16, CPU, mirror), atol=1e-5)
+    head = torch.from_numpy(features.astype("float32")) @ net.head.weight.T + net.head.bias
+    np.testing.assert_allclose(head.detach(), logits, atol=5e-3)
+    assert np.ptp(features, axis=0).max() > 0.1  # they differ from image to image
+    assert net.training
+
+
+def test_features_too_large_for_float16_are_refused(dataset):
+    net = small_net("small", 6, 3)
+    with torch.no_grad():
+        net.body[4].weight.fill_(1e6)
+    with pytest.raises(UserError, match="features that are not finite"):
+        predict_with_features(net, dataset, np.arange(9), 32, 4, CPU)
 
 
 # The files of the pseudo-label step, on seven images whose outputs are written by hand.
@@ -211,9 +240,15 @@ def by_hand():
     return protocol, outputs
 
 
+def with_features(logits):
+    """f_close's outputs: these logits, and features that are told apart by their place."""
+    features = np.arange(len(logits) * 5).reshape(-1, 5).astype("float16")
+    return Outputs(logits, pd.DataFrame(features, index=logits.index))
+
+
 def test_the_authors_two_text_files(by_hand, tmp_path):
     protocol, outputs = by_hand
-    write_pseudo_labels(outputs, protocol, 0, tmp_path)
+    write_pseudo_labels(with_features(outputs), protocol, 0, tmp_path)
     folder = tmp_path / "authors_format_aligned"
     assert sorted(p.name for p in folder.iterdir()) == [
         "predicted_labels_open0.txt", "predicted_labels_open0_openset_index.txt",
@@ -225,7 +260,7 @@ def test_the_authors_two_text_files(by_hand, tmp_path):
 
 def test_both_alignments_are_written_and_the_test_part_is_the_same(by_hand, tmp_path):
     protocol, outputs = by_hand
-    table = write_pseudo_labels(outputs, protocol, 3, tmp_path)
+    table = write_pseudo_labels(with_features(outputs), protocol, 3, tmp_path)
     for alignment in ("aligned", "as_released"):
         expected = align(outputs, protocol, alignment, 3).idxmax(axis=1)
         assert (table[alignment] == expected).all()
@@ -244,7 +279,7 @@ def test_file_names_use_raf_dbs_numbers_from_0(tmp_path):
     outputs = pd.DataFrame(
         np.zeros((len(table), 5), "float32"), index=table.index, columns=list(protocol.known_classes)
     )
-    write_pseudo_labels(outputs, protocol, 0, tmp_path)
+    write_pseudo_labels(with_features(outputs), protocol, 0, tmp_path)
     assert (tmp_path / "authors_format_aligned" / "predicted_labels_open1_6_openset_index.txt").exists()
     # Classes alternate in this table: of the seven test images the second and the last are open, then four of train.
     index = (tmp_path / "authors_format_aligned" / "predicted_labels_open1_6_openset_index.txt").read_text().split()
@@ -254,11 +289,23 @@ def test_file_names_use_raf_dbs_numbers_from_0(tmp_path):
 def test_outputs_round_trip(by_hand, tmp_path):
     protocol, outputs = by_hand
     outputs = outputs + np.random.default_rng(0).normal(size=outputs.shape).astype("float32")
-    write_pseudo_labels(outputs, protocol, 0, tmp_path)
+    write_pseudo_labels(with_features(outputs), protocol, 0, tmp_path)
     back = read_outputs(tmp_path)
     assert back.index.tolist() == outputs.index.tolist() and back.columns.tolist() == outputs.columns.tolist()
     assert np.array_equal(back.to_numpy(), outputs.to_numpy()) and back.to_numpy().dtype == np.float32
     assert align(back, protocol, "aligned").index.equals(protocol.pool.index)
+    features = read_features(tmp_path)
+    assert features.index.equals(back.index) and (features.dtypes == "float16").all()
+    assert np.array_equal(features.to_numpy(), with_features(outputs).features.to_numpy())
+
+
+def test_outputs_of_an_older_version_have_no_features(by_hand, tmp_path):
+    _, logits = by_hand
+    np.savez(tmp_path / "outputs.npz", sample_id=logits.index.to_numpy(str), logits=logits.to_numpy(),
+             classes=np.array(logits.columns, dtype=str))  # fmt: skip
+    assert read_outputs(tmp_path).shape == logits.shape
+    with pytest.raises(UserError, match=r"holds no features; run the pseudo-label notebook \(02\) again"):
+        read_features(tmp_path)
 
 
 def test_full_disk_while_writing_outputs_is_one_sentence(by_hand, tmp_path, monkeypatch):
@@ -267,7 +314,7 @@ def test_full_disk_while_writing_outputs_is_one_sentence(by_hand, tmp_path, monk
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match="the disk is full"):
-        write_pseudo_labels(by_hand[1], by_hand[0], 0, tmp_path)
+        write_pseudo_labels(with_features(by_hand[1]), by_hand[0], 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,8 +30,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_OPENSET_RESULTS", str(tmp_path_factory.mktemp("results")))
         dataset = tiny_dataset({"train": 12, "valid": 8, "test": 8})
-        patch.setattr(pipeline, "load_dataset", lambda name, preset, root: dataset)
-        patch.setattr(detector_run, "load_dataset", lambda name, preset, root: dataset)
+        patch.setattr(pipeline, "load_dataset", lambda *_, **__: dataset)
+        patch.setattr(detector_run, "load_dataset", lambda *_, **__: dataset)
         patch.setattr(pipeline, "pick_device", lambda: CPU)
         for module in (closed_set, pool_novelty, detectors):
             patch.setattr(module, "new_net", small_net)
@@ -168,7 +168,7 @@ def test_a_run_without_pool_novelty_gives_energy(place, monkeypatch):
     monkeypatch.setattr(runs, "is_done", lambda folder: False)
     assert load(place).use.method == "energy"
     dataset = tiny_dataset({"train": 2, "test": 2})
-    monkeypatch.setattr(detector_run, "load_dataset", lambda name, preset, root: dataset)
+    monkeypatch.setattr(detector_run, "load_dataset", lambda *_, **__: dataset)
     with pytest.raises(UserError, match="no known validation image to choose a threshold on"):
         load(place)
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from fer_openset import figures, metrics, report
+from fer_openset import figures, metrics, report, style
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC, COMPOUND, EXPRESSIONS
 
@@ -85,7 +85,7 @@ def test_something_is_drawn_and_no_text_is_cut_or_covered(name):
     width, height = figure.canvas.get_width_height()
     for text, box in found:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text.get_text()
-        assert text.get_fontsize() == figures.POINTS, text.get_text()
+        assert text.get_fontsize() == style.POINTS, text.get_text()
     for i, (text, box) in enumerate(found):
         for other, other_box in found[i + 1 :]:
             assert overlap(box, other_box) < 2, f"{text.get_text()} lies on {other.get_text()}"
@@ -120,7 +120,7 @@ def test_open_scores_grow_to_the_right():
     places = {label: xy[xy[:, 1] > 0, 0] for label, xy in outlines.items()}
     assert places["known (n = 3)"].max() < 1 < 4 < places["open (n = 2)"].min()
     hues = {p.get_label().split()[0]: to_hex(p.get_edgecolor()) for p in ax.patches if "n =" in str(p.get_label())}
-    assert hues == {"known": figures.KNOWN.lower(), "open": figures.OPEN.lower()}
+    assert hues == {"known": style.KNOWN.lower(), "open": style.OPEN.lower()}
 
 
 def test_equal_scores_can_be_drawn():
@@ -182,15 +182,15 @@ def test_tables_of_the_report_fit():
 
 
 def test_colours_are_fixed_and_distinct():
-    assert figures.METHOD_COLOURS["noisy_label"] == "#D55E00" and figures.CLASS_COLOURS["surprise"] == "#E69F00"
-    for palette in (figures.METHOD_COLOURS, figures.CLASS_COLOURS, figures.SPLIT_COLOURS, figures.PART_COLOURS):
+    assert style.METHOD_COLOURS["noisy_label"] == "#D55E00" and style.CLASS_COLOURS["surprise"] == "#E69F00"
+    for palette in (style.METHOD_COLOURS, style.CLASS_COLOURS, style.SPLIT_COLOURS, style.PART_COLOURS):
         assert len({to_rgb(value) for value in palette.values()}) == len(palette)
-    assert set(figures.CLASS_COLOURS) == {*BASIC, "contempt"}
-    assert figures.colour("happily_surprised", figures.CLASS_COLOURS) == "#E69F00"  # the same on every machine
+    assert set(style.CLASS_COLOURS) == {*BASIC, "contempt"}
+    assert style.colour("happily_surprised", style.CLASS_COLOURS) == "#E69F00"  # the same on every machine
     names = figures.method_bars(summary(["fear"])).axes[0].get_legend_handles_labels()
     shown = {label: to_hex(bars[0].get_facecolor()) for bars, label in zip(*names, strict=True) if label != "chance"}
-    assert shown["msp, aligned"] == figures.METHOD_COLOURS["msp"].lower()
-    assert shown["noisy_label, as_released"] == figures.METHOD_COLOURS["noisy_label"].lower()
+    assert shown["msp, aligned"] == style.METHOD_COLOURS["msp"].lower()
+    assert shown["noisy_label, as_released"] == style.METHOD_COLOURS["noisy_label"].lower()
 
 
 def test_roc_names_the_positive_class():
@@ -203,7 +203,7 @@ def test_roc_names_the_positive_class():
 def test_nothing_leaks():
     size = matplotlib.rcParams["font.size"]
     figures.pseudo_label_counts(SHARES)
-    assert matplotlib.rcParams["font.size"] == size != figures.POINTS
+    assert matplotlib.rcParams["font.size"] == size != style.POINTS
     assert Gcf.get_all_fig_managers() == []  # made without pyplot: no figure stays open
 
 

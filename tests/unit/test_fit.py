@@ -248,6 +248,70 @@ def test_a_last_step_that_spoils_the_weights_stops_too(tmp_path):
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
+def turns(settings, spoil=None):
+    """Two networks that take turns: the step of `pupil` trains both, `teacher` has no epochs of its own."""
+    pupil, teacher = learner(settings, "pupil", 1), learner(settings, "teacher", 2)
+
+    def step(rows, generator, epoch):
+        lr = pupil.optimizer.param_groups[0]["lr"]
+        assert lr == rate_at(settings, epoch, 0) and pupil.net.training and teacher.net.training
+        for x in (teacher, pupil):
+            x.optimizer.zero_grad()
+            loss, parts = loss_of(x.net, rows, generator, epoch)
+            loss.backward()
+            x.optimizer.step()
+        if epoch == spoil:
+            with torch.no_grad():
+                teacher.net[0].weight[0, 0] = float("nan")
+        return {"loss": loss, **parts}
+
+    pupil.step = step
+    return [pupil, teacher]
+
+
+def one_trains_both(epoch):
+    return {"pupil": np.arange(50), "teacher": None}
+
+
+def test_a_learner_s_own_step_trains_others_too_and_all_of_them_are_resumed(tmp_path):
+    settings = settings_of(schedule="exponential")
+
+    def evaluates(epoch):  # what a method does between epochs must not reach the next one
+        for x in started:
+            x.net.eval()
+        return {}
+
+    started = turns(settings)
+    first = [{k: v.clone() for k, v in x.net.state_dict().items()} for x in started]
+    whole, expected = run(tmp_path / "whole", started, settings, rows_of=one_trains_both, after_epoch=evaluates)
+    assert (expected["learner"] == "pupil").all() and len(expected) == 4
+    assert expected["loss"].iloc[-1] < expected["loss"].iloc[0]
+    for x, before in zip(whole, first, strict=True):
+        assert not any(torch.equal(before[k], v) for k, v in x.net.state_dict().items())
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", turns(settings), settings, rows_of=one_trains_both, after_epoch=dies_after(2))
+    fresh = turns(settings)
+    with torch.no_grad():
+        for x in fresh:
+            x.net[0].weight.zero_()
+    resumed, history = run(tmp_path / "cut", fresh, settings, rows_of=one_trains_both)
+    same(whole, resumed)
+    pd.testing.assert_series_equal(history["loss"], expected["loss"])
+
+
+def test_weights_that_another_learner_s_step_spoils_are_noticed(tmp_path):
+    settings = settings_of()
+    with pytest.raises(UserError, match=r"a weight became infinite or NaN in epoch 2 \(teacher\); lower lr"):
+        run(tmp_path, turns(settings, spoil=1), settings, rows_of=one_trains_both)
+    tensors, header = load_tensors(tmp_path / "checkpoint.safetensors")
+    assert header["history"][-1]["epoch"] == 1 and all(torch.isfinite(t.float()).all() for t in tensors.values())
+
+
+def test_a_learner_that_rows_of_forgets_is_an_error(tmp_path):
+    with pytest.raises(KeyError, match="teacher"):
+        run(tmp_path, turns(settings_of()), rows_of=lambda epoch: {"pupil": np.arange(50)})
+
+
 def test_full_disk_while_saving_keeps_the_epoch_before(tmp_path, monkeypatch):
     save, calls = module.save_tensors, []
 
@@ -335,6 +399,8 @@ def test_short_batches(tmp_path, n, batch, expected):
         ({"schedule": "exponential", "gamma": 0.5}, [0.01, 0.005, 0.0025, 0.00125]),
         ({"schedule": "cycle", "gamma": 0.5, "cycle_length": 2}, [0.01, 0.005, 0.01, 0.005]),
         ({"schedule": "cycle", "gamma": 0.9, "cycle_length": 10}, [0.01, 0.009, 0.0081, 0.00729]),
+        ({"schedule": "steps", "gamma": 0.5, "milestones": [1, 3]}, [0.01, 0.005, 0.005, 0.0025]),
+        ({"schedule": "steps", "gamma": 0.5}, [0.01, 0.01, 0.01, 0.01]),
         ({"schedule": "one_cycle", "warmup": 0.5}, [1e-5, 0.005, 0.01, 0.005]),
         ({"schedule": "one_cycle", "warmup": 0.0}, [0.01, 0.0075, 0.005, 0.0025]),
     ],
@@ -348,7 +414,7 @@ def test_one_cycle_moves_within_an_epoch_and_the_others_do_not():
     settings = settings_of(schedule="one_cycle", warmup=0.5)
     assert [rate_at(settings, 1, s) for s in (0.25, 0.5, 0.75)] == pytest.approx([0.00625, 0.0075, 0.00875])
     assert rate_at(settings, 3, 0.999) == pytest.approx(0.01 * 0.001, rel=1)
-    for schedule in ("constant", "exponential", "cycle"):
+    for schedule in ("constant", "exponential", "cycle", "steps"):
         settings = settings_of(schedule=schedule)
         assert rate_at(settings, 2, 0.0) == rate_at(settings, 2, 0.9)
 

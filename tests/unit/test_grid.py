@@ -7,7 +7,10 @@ import sys
 import pytest
 import yaml
 
+from fer_openset import ablations as sets
+from fer_openset import datasets
 from fer_openset.errors import UserError
+from fer_openset.report import targets
 from fer_openset.settings import ROOT
 from workflow import grid as grids
 from workflow.grid import load_grid
@@ -38,6 +41,20 @@ def test_every_grid_of_the_repository_loads(path):
     assert grid.jobs()
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "dataset"),
+    [("table1", "1", "rafdb"), ("table1", "1", "ferplus"), ("table2", "2", "rafdb"), ("table2_ferplus", "2", "rafdb"),
+     ("table3_compound", "3", "rafdb_compound"), ("table3_contempt", "3", "affectnet")],
+)  # fmt: skip
+def test_the_papers_tables_hold_the_papers_open_sets(name, table, dataset):
+    published = targets()
+    published = published[(published["table"] == table) & (published["dataset"] == dataset)]
+    wanted = set(published["open_classes"]) - {"mean"}
+    jobs = load_grid(ROOT / "params" / "grids" / f"{name}.yaml").jobs()
+    found = {job.folder.open_classes for job in jobs if job.folder.dataset == dataset or name == "table2_ferplus"}
+    assert found == wanted and len(wanted) == {"1": 7, "2": 11, "3": 1}[table]
+
+
 def test_every_combination_is_one_job_and_comes_after_what_it_needs(write):
     changes = {"open_classes": ["surprise", "fear+anger"], "seeds": [0, 1], "alignments": ["aligned", "as_released"]}
     jobs = load_grid(write(**changes, variants={"default": {}, "single": {"nets": 1}})).jobs()
@@ -57,6 +74,30 @@ def test_one_spelling_of_open_classes(write, workplace):
     assert job.records == [folder / "closed_set" / "run.json"]
 
 
+def test_classes_held_back_are_parsed_by_dataset(write):
+    grid = load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["contempt"], methods=["msp"]))
+    assert {(job.folder.dataset, job.folder.open_classes) for job in grid.jobs()} == {
+        ("ferplus", "contempt"), ("synthetic", "contempt"),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="^mine.yaml: synthetic: unknown expression 'ambiguous'"):
+        load_grid(write(datasets=["ferplus", "synthetic"], open_classes=["ambiguous"]))
+    path = write(datasets=["rafdb_compound"], open_classes=["compound"], methods=["msp"])
+    assert load_grid(path).jobs()[0].parameters()["open_classes"] == "compound"
+
+
+def test_what_was_published_is_no_setting(write, sources, monkeypatch):
+    job = load_grid(write(datasets=["ferplus"])).jobs()[0]
+    (sources / "params" / "datasets").mkdir()
+    monkeypatch.setattr(datasets, "PARAMS", sources / "params" / "datasets")
+    dataset = sources / "params" / "datasets" / "ferplus.yaml"
+    dataset.write_text("root: a\n")
+    before = job.fingerprint()
+    dataset.write_text("root: a\nexpected: {train: {fear: 1}}\n")
+    assert job.fingerprint() == before
+    dataset.write_text("root: b\n")
+    assert job.fingerprint() != before
+
+
 def test_parameters_of_a_variant(write, workplace):
     grid = load_grid(write(methods=["noisy_label"], variants={"single": {"nets": 1}}, data_root="faces"))
     first, _, last = grid.jobs()
@@ -70,6 +111,7 @@ def test_parameters_of_a_variant(write, workplace):
         "method": "noisy_label",
         "alignment": "aligned",
         "variant": "single",
+        "pool": "full",
     }
     assert first.parameters()["overrides"] == {}, "a variant changes the method, not the closed-set model"
     assert last.notebook.name == "03_open_set_detection.noisy_label.aligned.single.ipynb"
@@ -88,10 +130,86 @@ def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
     assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
 
 
+def test_other_pools_are_variants_of_their_own(write):
+    jobs = load_grid(write(methods=["msp", "energy"], pools=["full", "open_10"])).jobs()[2:]
+    assert [job.parameters()["pool"] for job in jobs] == ["full", "open_10"]
+    assert [job.records[0].parts[-2] for job in jobs] == ["default", "pool_open_10"]
+    assert jobs[0].fingerprint() != jobs[1].fingerprint()
+    both = load_grid(write(methods=["noisy_label"], variants={"single": {"nets": 1}}, pools=["blur"])).jobs()[-1]
+    assert both.records[0].parts[-2] == "single-pool_blur" and both.parameters()["variant"] == "single"
+    with pytest.raises(UserError, match="unknown pool 'open_1'; did you mean"):
+        load_grid(write(pools=["open_1"]))
+
+
 def test_post_hoc_scores_take_one_core(write):
     all_cores = {job.step: job.all_cores for job in load_grid(write(preset="cpu")).jobs()}
     assert all_cores == {"closed_set": True, "pseudo_labels": True, "msp": False, "noisy_label": True}
     assert not any(job.all_cores for job in load_grid(write(preset="demo")).jobs())
+
+
+@pytest.fixture
+def ablations(tmp_path, monkeypatch):
+    """Override sets of this test's own: `write(name, text)`."""
+    folder = tmp_path / "ablations"
+    folder.mkdir()
+    monkeypatch.setattr(sets, "FOLDER", folder)
+    return lambda name, text: (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_an_ablation_adds_its_variants_for_its_method_under_its_alignments(write, ablations):
+    ablations("heads", "method: noisy_label\nvariants: {one: {nets: 1}, three: {epochs: 3}}\n")
+    alone = load_grid(write(alignments=["aligned", "as_released"])).jobs()
+    jobs = load_grid(write(alignments=["aligned", "as_released"], ablations={"heads": ["as_released"]})).jobs()
+    assert jobs[: len(alone)] == alone
+    added = [(j.step, j.alignment, j.variant, j.overrides) for j in jobs[len(alone) :]]
+    assert added == [("noisy_label", "as_released", "one", {"nets": 1}),
+                     ("noisy_label", "as_released", "three", {"epochs": 3})]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"ablations": {"head": ["aligned"]}}, "did you mean 'heads'"),
+        ("method: noisy_labl\nvariants: {a: {nets: 1}}", {}, "did you mean 'noisy_label'"),
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"ablations": {"heads": []}}, "no alignment for heads"),
+        (
+            "method: noisy_label\nvariants: {a: {nets: 1}}",
+            {"ablations": {"heads": ["aligne"]}},
+            "did you mean 'aligned'",
+        ),
+        ("method: noisy_label\nvariants: {a: {nets: 1}}", {"variants": {"a": {"nets": 1}}}, "grid's own variants"),
+        ("method: noisy_label\nvariants: {}", {}, "variants is empty"),
+        ("method: noisy_label\nvariants: {default: {nets: 1}}", {}, "'default' is taken"),
+        ("method: noisy_label\nvariants: {a: {}}", {}, "overrides nothing"),
+        ("method: noisy_label\nvariant: {a: {nets: 1}}", {}, "the key 'variants' is missing"),
+    ],
+)
+def test_a_mistake_in_an_ablation_is_one_sentence(write, ablations, text, changes, expected):
+    ablations("heads", text)
+    with pytest.raises(UserError, match="^mine.yaml: ") as caught:
+        load_grid(write(**{"ablations": {"heads": ["aligned"]}, **changes}))
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sets.ablation_names())
+@pytest.mark.parametrize("preset", ["demo", "cpu", "paper"])
+def test_every_set_of_the_repository_changes_valid_settings(name, preset):
+    from fer_openset.methods import method_settings
+
+    ablation = sets.load_ablation(name)
+    plain = method_settings(ablation.method, preset)
+    found = {v: method_settings(ablation.method, preset, changes) for v, changes in ablation.variants.items()}
+    assert len({s.model_dump_json() for s in found.values()}) == len(found)
+    same = [variant for variant, settings in found.items() if settings == plain]
+    assert same == (["from_scratch"] if (name, preset) == ("controls", "paper") else [])
+
+
+def test_table_5_is_every_combination_of_its_three_parts():
+    from fer_openset.methods import method_settings
+
+    variants = [{}, *sets.load_ablation("table5").variants.values()]
+    found = [method_settings("noisy_label", "paper", changes) for changes in variants]
+    assert len({(s.attention, s.schedule == "cycle", s.cycle_training) for s in found}) == 8
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,29 @@ def test_parse_open_says_what_is_wrong(given, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_goes_by_its_own_name():
+    classes = (*labels.BASIC, *labels.COMPOUND)
+    chosen = labels.parse_open("compound", classes)
+    assert chosen == labels.COMPOUND and labels.join_open(chosen) == "compound"
+    more = labels.parse_open(["compound", "fear"], classes)
+    assert more == ("fear", *labels.COMPOUND) and labels.join_open(more) == "fear+compound"
+    assert labels.parse_open(labels.join_open(more), classes) == more
+    some = labels.parse_open("sadly_angry+happily_surprised", classes)
+    assert labels.join_open(some) == "happily_surprised+sadly_angry"
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "words"),
+    [
+        ("compound", labels.BASIC, "unknown expression 'compound'. Choose from: surprise"),
+        ("compond", (*labels.BASIC, *labels.COMPOUND), "did you mean 'compound'?"),
+        ("compound", labels.COMPOUND, "open_classes compound leaves 0 of 11 classes known"),
+        ("plane", labels.OBJECTS, "unknown class 'plane'; did you mean 'airplane'?"),
+    ],
+)
+def test_what_a_dataset_lacks_is_named_in_its_own_words(given, classes, words):
+    with pytest.raises(UserError) as caught:
+        labels.parse_open(given, classes)
+    assert words in str(caught.value)

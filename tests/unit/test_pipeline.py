@@ -20,7 +20,7 @@ GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
 def place(workplace, monkeypatch):
     """Notebooks on tiny data: only the dataset, the size of the network and the device are swapped."""
     dataset = tiny_dataset({"train": 6, "valid": 2, "test": 3})
-    monkeypatch.setattr(pipeline, "load_dataset", lambda name, preset, root: dataset)
+    monkeypatch.setattr(pipeline, "load_dataset", lambda *given, **more: dataset)
     monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
     monkeypatch.setattr(closed_set, "new_net", small_net)
     monkeypatch.setattr(pool_novelty, "new_net", small_net)
@@ -192,3 +192,41 @@ def test_the_other_forms_run_and_only_the_oracle_gets_labels(place, method):
     _, found = detect(method)
     assert found.scores.index.equals(found.task.pool_ids)
     assert (found.task.oracle_targets is not None) == (method == "oracle")
+
+
+def test_the_control_compares_an_image_with_another_images_label_only_as_released():
+    both = {a: detect("pseudo_label_ce", alignment=a)[1].scores for a in ("aligned", "as_released")}
+    step, msp = detect("msp", alignment="as_released")
+    assert not msp.task.own_logits.equals(msp.task.pool_logits)
+    differ = both["aligned"] != both["as_released"]
+    assert differ.any() and set(step.protocol.pool["part"][differ]) == {"open train"}
+    aligned_msp = detect("msp")[1].scores
+    assert both["aligned"].rank().equals(aligned_msp.rank()) and (both["as_released"] >= both["aligned"]).all()
+
+
+def test_true_labels_reach_only_what_says_oracle():
+    assert detect("msp")[1].task.oracle_targets is None
+    given = GIVEN | {"method": "noisy_label", "variant": "one", "overrides": {"oracle_open_label": "anger"}}
+    step = pipeline.open_step(DetectionParameters.build(given, "notebook parameters"))
+    targets = pipeline.need_tasks(step)["noisy_label"].oracle_targets
+    assert (targets == -1).sum() == step.protocol.pool["is_open"].sum()
+
+
+def test_another_pool_has_its_own_results_and_the_same_f_close(place):
+    full, first = detect()
+    step, found = detect(pool="test_only")
+    assert set(step.protocol.pool["split"]) == {"test"} and step.folder.closed_set == full.folder.closed_set
+    assert found.task.folder == step.folder.method("msp", variant="pool_test_only")
+    pd.testing.assert_series_equal(found.scores, first.scores.loc[found.scores.index])
+    row = pipeline.save_scores(step, found, pipeline.evaluate(step, found))
+    assert row["variant"] == "pool_test_only" and row["n_open"] == 6
+
+
+def test_a_pool_with_changed_images_gets_new_outputs_once(place, monkeypatch):
+    _, first = detect()
+    step, found = detect(pool="brightness")
+    assert found.scores.index.equals(first.scores.index) and not found.scores.equals(first.scores)
+    assert (step.folder.shifted_outputs("brightness") / "outputs.npz").exists()
+    monkeypatch.setattr(pipeline, "closed_outputs", None)
+    _, again = detect(pool="brightness")
+    assert again.scores.equals(found.scores)

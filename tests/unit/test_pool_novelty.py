@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import CPU, killed_at_call, shuffled, small_net, tiny_dataset
+from tiny import killed_at_call, open_set_task, shuffled, small_net, tiny_dataset
 
 from fer_openset import metrics
-from fer_openset.closed_set import ClosedModel
 from fer_openset.datasets import Dataset
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty as module
@@ -37,14 +36,7 @@ def settings_of(**changes):
 def planted(folder, dataset=None, seed=0):
     """Known training images of three classes, a pool with a fourth. Returns: (task, who is open)."""
     dataset = dataset or tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN))
-    table = dataset.table
-    train = table[(table["split"] == "train") & (table["label"] != OPEN)]
-    train = pd.DataFrame({"target": pd.Index(KNOWN).get_indexer(train["label"])}, index=train.index)
-    pool = table[table["split"] == "test"]
-    logits = pd.DataFrame(np.zeros((len(pool), 3), "float32"), index=pool.index, columns=list(KNOWN))
-    f_close = ClosedModel(small_net("small", 3, 7), KNOWN, 32, "small")
-    task = Task(dataset, KNOWN, train, train[:0], logits, f_close, CPU, seed, "aligned", folder)
-    return task, (pool["label"] == OPEN).to_numpy()
+    return open_set_task(folder, dataset, KNOWN, seed)
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +131,7 @@ def test_pseudo_labels_and_true_labels_of_the_pool_play_no_part(tmp_path):
 def test_fewer_known_images_are_drawn_anew_each_epoch(tmp_path):
     task, _ = planted(tmp_path)
     fold = Fold(task, settings_of(known_per_pool=0.5), 0, 0)
-    first, second = (set(fold.rows(0, epoch)) - set(fold.pool) for epoch in (0, 1))
+    first, second = (set(fold.rows(0, epoch, fold.pool)) - set(fold.pool) for epoch in (0, 1))
     assert len(first) == len(second) == 20 and first != second
     assert Fold(task, settings_of(known_per_pool=50.0), 0, 0).drawn == 45  # all there are
 
@@ -192,3 +184,56 @@ def test_the_order_of_the_rows_of_the_dataset_changes_no_fold(tmp_path):
 
 def test_scores_are_float64(tmp_path):
     assert pool_novelty(planted(tmp_path)[0], settings_of(epochs=2)).dtype == torch.zeros(1).double().numpy().dtype
+
+
+def test_selection_trains_on_what_looks_open(tmp_path, monkeypatch, capsys):
+    """Sixteen open images among 120 known ones."""
+    dataset = tiny_dataset({"train": 60, "test": 40}, (*KNOWN, OPEN))
+    number = dataset.table.groupby(["split", "label"]).cumcount()
+    keep = np.flatnonzero((dataset.table["label"] != OPEN) | (dataset.table["split"] == "train") | (number < 16))
+    task, is_open = planted(tmp_path, Dataset("tiny", dataset.classes, dataset.table.iloc[keep], dataset.images[keep]))
+    assert is_open.sum() == 16 and len(is_open) == 136
+    chosen, original = [], module.most_open
+    monkeypatch.setattr(module, "most_open", lambda *args: chosen.append((args[1], original(*args))) or chosen[-1][1])
+    monkeypatch.setattr("fer_openset.methods.pool_sampling.FEWEST", 4)
+    scores = pool_novelty(task, settings_of(epochs=8, select_from=6, average_from=7))
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+    assert len(chosen) == 2 * 2 and "of the pool looks open" in capsys.readouterr().out
+    open_rows = task.dataset.rows(task.pool_ids[is_open])
+    for fold, rows in chosen:
+        kept = np.unique(rows)
+        assert set(kept) <= set(fold.pool) and 4 <= len(kept) <= 30
+        assert len(rows) % len(kept) == 0 and len(rows) > len(kept)  # repeated: it weighs like a known class
+        assert np.isin(kept, open_rows).mean() > 4 * 16 / 136
+
+
+def test_oracle_never_selects(tmp_path, monkeypatch):
+    task, is_open = planted(tmp_path)
+    true = np.where(is_open, -1, pd.Index(KNOWN).get_indexer(task.dataset.table["label"].loc[task.pool_ids]))
+    monkeypatch.setattr(module, "most_open", None)
+    told = Task(**{**vars(task), "oracle_targets": true})
+    assert metrics.auroc(oracle(told, settings_of(select_from=1, epochs=6, average_from=3)).to_numpy(), is_open) > 0.95
+
+
+def test_known_images_are_drawn_in_the_mix_of_the_pool(tmp_path):
+    """Label shift: no image of one known class in the pool, and half of another."""
+    dataset = tiny_dataset({"train": 60, "test": 60}, (*KNOWN, OPEN))
+    table = dataset.table
+    number = table.groupby(["split", "label"]).cumcount()
+    gone = (table["split"] == "test") & ((table["label"] == "fear") | (table["label"] == "disgust") & (number % 2 == 0))
+    keep = np.flatnonzero(~gone)
+    task, is_open = planted(tmp_path, Dataset("tiny", dataset.classes, table.iloc[keep], dataset.images[keep]))
+    weights = []
+    original = module.pool_mix_weights
+
+    def spy(net, fold, *rest):
+        found = original(net, fold, *rest)
+        weights.append([found[rest[-1][fold.known] == k].sum() for k in range(3)])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "pool_mix_weights", spy)
+        scores = pool_novelty(task, settings_of(epochs=6, mix_from=4, average_from=5))
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+    fear, disgust, happiness = np.mean(weights, axis=0)
+    assert fear < 0.1 and disgust == pytest.approx(1 / 3, abs=0.12) and happiness == pytest.approx(2 / 3, abs=0.12)

@@ -162,7 +162,7 @@ def test_order_of_rows_and_size_of_batches_change_nothing_keyed_by_id(tmp_path):
         model = ClosedModel(net, protocol.known_classes, 32, "small")
         settings = ClosedSetSettings(lr=0.1, epochs=1, batch_size=1, image_size=32, eval_batch_size=batch)
         outputs = closed_outputs(model, data, protocol, settings, CPU)
-        logits = align(outputs, protocol, "aligned")
+        logits = align(outputs.logits, protocol, "aligned")
         task = task_of(data, logits.index, np.zeros(len(logits), int), protocol.known_classes, tmp_path)
         scores[name] = msp(task.__class__(**{**vars(task), "pool_logits": logits}), PosthocSettings())
         truth = dataset.table.loc[protocol.pool.index, "label"]

@@ -36,6 +36,18 @@ def test_outputs_and_gradients_are_torchvision_s(name, size):
         assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm() + 1e-7, key
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stages_one_after_the_other_are_the_whole_pass(name):
+    net, _ = pair(name)
+    net.eval()
+    x = torch.randn(2, 3, 64, 64)
+    first = net.until(x, 1)
+    second = net.since(first, 1, 2)
+    assert torch.equal(second, net.until(x, 2)) and second.shape[1] == 2 * first.shape[1]
+    assert torch.equal(net.since(second, 2), net.until(x, 4))
+    assert torch.equal(net.since(second, 2, 2), second)
+
+
 def test_starting_a_notebook_does_not_import_the_compiler():
     code = "import sys, fer_openset.pipeline; print([m for m in ('torchvision', 'torch._dynamo') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

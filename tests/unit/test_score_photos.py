@@ -52,7 +52,7 @@ def test_a_hundred_photos_from_the_command_line(album, saved, tmp_path, capsys):
     assert list(table.columns) == list(COLUMNS) and len(table) == 100
     kind = table["photo"].map(lambda photo: kinds[photo.rpartition("/")[2]])
     scored = table["open_score"].notna()
-    assert table["status"][kind == "corrupt"].str.startswith("unreadable: cannot be decoded").all()
+    assert table["status"][kind == "corrupt"].str.startswith("unreadable: not readable as an image (").all()
     assert (table["status"][kind == "empty"] == "no face").all()
     one = table[kind.isin(["grey", "colour", "rgba", "sixteen"])]
     assert (one["status"] == "ok").mean() > 0.85 and (table["status"] == "several faces: largest taken").sum() >= 3

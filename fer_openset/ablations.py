@@ -1,0 +1,40 @@
+"""Ablations, controls and sweeps: named override sets in params/ablations.
+
+A set is data: no loop of its own trains anything. The batch expands it, `ablation_report` reads what came out.
+"""
+
+import re
+
+from fer_openset.errors import UserError
+from fer_openset.labels import check_name
+from fer_openset.settings import ROOT, Settings, read_yaml
+
+FOLDER = ROOT / "params" / "ablations"
+
+
+class Ablation(Settings):
+    """One file of params/ablations: a method, and its overrides by the name of the variant."""
+
+    method: str
+    variants: dict[str, dict]
+
+
+def ablation_names():
+    """The sets there are."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_ablation(name):
+    """Read one set. Raises: UserError for an unknown name, an empty set, or a variant that cannot be one."""
+    check_name(name, ablation_names(), "ablation")
+    path = FOLDER / f"{name}.yaml"
+    found = Ablation.build(read_yaml(path), path.name)
+    if not found.variants:
+        raise UserError(f"{path.name}: variants is empty; name at least one set of overrides.")
+    for variant, overrides in found.variants.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", variant) or variant == "default":
+            raise UserError(f"{path.name}: the variant {variant!r} becomes part of a path, and 'default' is taken; "
+                            "use letters, digits, - and _.")  # fmt: skip
+        if not overrides:
+            raise UserError(f"{path.name}: the variant {variant!r} overrides nothing; name the settings it changes.")
+    return found

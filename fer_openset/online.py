@@ -1,0 +1,176 @@
+"""Online detection: images arrive one by one and are scored by networks that were trained once, on other images.
+
+A detector is read back from what `noisy_label_online` or `pool_novelty_online` left; nothing is trained here.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fer_openset import atomic, metrics, runs
+from fer_openset.augment import clean_view
+from fer_openset.backbones import copy_weights, new_net
+from fer_openset.checkpoint import load_tensors
+from fer_openset.closed_set import ClosedModel, closed_set_settings
+from fer_openset.device import Device
+from fer_openset.errors import UserError
+from fer_openset.labels import check_name
+from fer_openset.methods import method_settings
+from fer_openset.methods.noisy_label_online import halves
+from fer_openset.open_fraction import estimate_open_fraction
+from fer_openset.pipeline import detect, evaluate, save_scores
+from fer_openset.report import summarise, targets
+from fer_openset.run_table import merge_rows
+from fer_openset.settings import results_dir
+
+ONLINE = {"noisy_label_online": "noisy_label", "pool_novelty_online": "pool_novelty"}  # and the offline form
+LATENCY_KEY = ("dataset", "preset", "open_classes", "method", "device")
+LATENCY_COLUMNS = (*LATENCY_KEY, "n", "median_ms", "p95_ms", "images_per_s", "commit")
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Networks that score one image at a time; f_close is None for a method that does not ask it for a label.
+
+    mirror: whether the networks, and f_close, look at an image and its mirror image.
+    """
+
+    nets: tuple
+    image_size: int
+    mirror: bool
+    device: Device
+    f_close: ClosedModel | None = None
+    f_close_mirror: bool = False
+
+    def score(self, image):
+        """Open score of one image: uint8 (C, H, W) -> float, larger = more open; as the method scores a pool."""
+        logits = torch.stack([self._logits(net, image, self.image_size, self.mirror) for net in self.nets]).double()
+        if self.f_close is None:
+            return float((logits[:, -1] - logits[:, :-1].logsumexp(1)).mean())
+        said = self._logits(self.f_close.net, image, self.f_close.image_size, self.f_close_mirror).argmax()
+        return float(-logits.log_softmax(1)[:, said].mean())
+
+    def _logits(self, net, image, size, mirror):
+        with torch.inference_mode(), self.device.autocast():
+            x = clean_view(torch.from_numpy(np.array(image))[None], size, self.device.torch_device)
+            return net(torch.cat([x, x.flip(3)]) if mirror else x).mean(0)
+
+
+def need_detector(step, task, half):
+    """The detector that never saw this half of the pool (0 or 1); in the smoke preset its method is run if it has not.
+
+    Raises: UserError when the method has not run.
+    """
+    p = step.parameters
+    check_name(p.method, tuple(ONLINE), "online method")
+    if p.preset == "smoke" and not runs.is_done(task.folder):
+        found = detect(step, {p.method: task})[p.method]
+        save_scores(step, found, evaluate(step, found))
+    runs.load_record(task.folder)
+    settings = method_settings(p.method, p.preset, p.overrides)
+    if p.method == "noisy_label_online":
+        tensors = load_tensors(task.folder / f"scores_half{half}" / "checkpoint.safetensors")[0]
+        nets = _nets(tensors, ("f1", "f2")[: settings.nets], settings, task)
+        mirrored = closed_set_settings(p.preset).mirror
+        return Detector(nets, settings.image_size, False, task.device, task.f_close, mirrored)
+    tensors = load_tensors(task.folder / "checkpoint.safetensors")[0]
+    nets = _nets(tensors, [f"r{repeat}f{half}" for repeat in range(settings.repeats)], settings, task)
+    return Detector(nets, settings.image_size, settings.mirror, task.device)
+
+
+def _nets(tensors, names, settings, task):
+    nets = []
+    for name in names:
+        state = {k.removeprefix(f"{name}/net/"): v for k, v in tensors.items() if k.startswith(f"{name}/net/")}
+        if "head.bias" not in state:
+            raise UserError(
+                f"{task.folder}: its checkpoint holds no network {name}; delete the folder and run it again."
+            )
+        net = new_net(settings.backbone, len(state["head.bias"]), 0)
+        copy_weights(net, state, f"{task.folder}: its networks", settings.backbone)
+        nets.append(task.device.place(net).eval())
+    return tuple(nets)
+
+
+def arriving(task, half, n, seed=0):
+    """Sample ids of `n` images of this half of the pool (all, if it is smaller), in the order in which they arrive."""
+    ids = task.pool_ids[halves(task) == half]
+    return ids[np.random.default_rng(seed).permutation(len(ids))[:n]]
+
+
+def images_of(task, ids):
+    """The images of these samples: uint8 (n, C, H, W)."""
+    return task.dataset.images[task.dataset.rows(ids)]
+
+
+def stream(detector, images, warm_up=5):
+    """Score images one at a time. Returns: open scores (n,), and the milliseconds that each took (n,)."""
+    for image in images[:warm_up]:  # the first calls choose kernels and fill caches
+        detector.score(image)
+    scores, took = [], []
+    for image in images:
+        began = time.perf_counter()
+        scores.append(detector.score(image))
+        took.append(1000 * (time.perf_counter() - began))
+    return np.array(scores), np.array(took)
+
+
+def running(scores, is_open, known_scores, every=10):
+    """What is known after each `every` images: AUROC so far (NaN until both kinds came), and the open share so far.
+
+    known_scores: of known images outside the pool, scored by the same detector; without any, estimate is NaN.
+    Returns: table with columns seen, auroc, estimate (labels unread) and true_share.
+    """
+    rows = []
+    for seen in sorted({*range(every, len(scores) + 1, every), len(scores)}):
+        past, truth = scores[:seen], np.asarray(is_open, bool)[:seen]
+        auroc = metrics.auroc(past, truth) if 0 < truth.sum() < seen else float("nan")
+        share = estimate_open_fraction(past, known_scores, n_boot=0).value if len(known_scores) else float("nan")
+        rows.append((seen, auroc, share, truth.mean()))
+    return pd.DataFrame(rows, columns=["seen", "auroc", "estimate", "true_share"])
+
+
+def latency_path():
+    """Where the table of latencies lies."""
+    return results_dir() / "tables" / "latency.csv"
+
+
+def read_latency():
+    """Measured latencies; an empty table without the file."""
+    path = latency_path()
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(LATENCY_COLUMNS))
+
+
+def save_latency(step, took):
+    """Summarise the milliseconds of single calls; kept in results/tables/latency.csv except for smoke runs.
+
+    Returns: one row: n, median and 95th percentile in ms, images per second.
+    """
+    p = step.parameters
+    row = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "method": p.method,
+           "device": step.device.name, "n": len(took), "median_ms": float(np.median(took)),
+           "p95_ms": float(np.quantile(took, 0.95)), "images_per_s": float(1000 * len(took) / np.sum(took)),
+           "commit": runs.commit()}  # fmt: skip
+    if p.preset != "smoke":
+        table = merge_rows(read_latency(), pd.DataFrame([row], columns=list(LATENCY_COLUMNS)), LATENCY_KEY)
+        atomic.write_csv(latency_path(), table, float_format="%.4g")
+    return row
+
+
+def table4(rows):
+    """Offline beside online, mean AUROC by open class: rows of one dataset and preset; empty without online runs."""
+    methods = [name for online, offline in ONLINE.items() for name in (offline, online)]
+    kept = rows[(rows["variant"] == "default") & (rows["alignment"] == "aligned") & rows["method"].isin(methods)]
+    table = summarise(kept)
+    order = list(dict.fromkeys(table["open_classes"]))
+    wide = table.pivot(index="open_classes", columns="method", values="mean").loc[order]
+    return wide[[name for name in methods if name in wide]]
+
+
+def published_table4():
+    """Table 4 as published (RAF-DB): open classes by method."""
+    found = targets()
+    return found[found["table"] == "4"].pivot(index="open_classes", columns="method", values="value")

@@ -1,0 +1,107 @@
+"""The figures that the paper lacks, with their captions. Numbers come from `paper_data`, ink from `our_figures`."""
+
+import numpy as np
+
+from fer_openset import arrays, our_figures, paper_data, report
+from fer_openset.methods import ORACLE
+from fer_openset.metrics import auroc
+from fer_openset.plates import NO_RUNS, Plate, about_rows, agreement, source
+
+
+def roc(where):
+    """ROC curves with bands: the headline methods and the best of the others."""
+    found = arrays.read_arrays("scores", where)
+    items = {method: (scores, is_open) for method, scores, is_open in paper_data.scored_runs(found)}
+    values = {method: auroc(*item) for method, item in items.items()}
+    chosen = [m for m in items if m in paper_data.HEADLINE]
+    # An online form beside its offline one would lie on the same curve.
+    others = sorted((m for m in items if m not in chosen and m.removesuffix("_online") not in chosen), key=values.get)
+    curves = []
+    for method in sorted(chosen + others[-1:], key=values.get, reverse=True):
+        curves.append((method, f"{method} {values[method]:.3f}", paper_data.GRID, *paper_data.roc_band(*items[method])))
+    text, about = NO_RUNS, found.about if found else about_rows(where)
+    if curves:
+        best = max((m for m in chosen + others if m != ORACLE), key=values.get)
+        text = (
+            f"Open positive, AUROC in the legend, 95 % bands over images. {best} is the best method that reads no true "
+            f"label. The paper shows no curves. {source(about)}"
+        )
+    return Plate(f"roc_bands_{where.dataset}_{where.preset}", our_figures.roc_bands(curves), text, about)
+
+
+def open_share(where):
+    """AUROC against the share of open images in the pool."""
+    runs = report.read_runs()
+    table = paper_data.by_open_share(runs, where)
+    rows = paper_data.rows_of(runs, where, open_classes=where.open_classes, method=tuple(table["method"].unique()))
+    about = about_rows(where, rows, open_classes=where.open_classes)
+    text = "No runs on pools with other shares of open images yet."
+    if len(table):
+        text = (
+            "Pools with fewer open images. The paper has one pool only, so there is nothing to compare. A score that "
+            f"learns nothing from the pool stays level, up to chance. {source(about)}"
+        )
+    name = f"auroc_by_open_share_{where.dataset}_{where.preset}"
+    return Plate(name, our_figures.auroc_by_share(table), text, about)
+
+
+def methods_by_class(where):
+    """Method by open class, the oracle as yardstick."""
+    runs = report.read_runs()
+    table, reached = paper_data.against_oracle(runs, where)
+    about = about_rows(where, paper_data.rows_of(runs, where, alignment="aligned", variant="default"))
+    text = NO_RUNS
+    if len(table):
+        text = (
+            "AUROC, aligned labels; the colour says how much of the oracle's lead over chance a method reaches, white: "
+            f"no oracle on that class. The paper has no upper bound. {source(about)}"
+        )
+    name = f"methods_against_oracle_{where.dataset}_{where.preset}"
+    return Plate(name, our_figures.oracle_heatmap(table, reached), text, about)
+
+
+def attention(where):
+    """Attention maps of synthetic faces and of their mirror images: two plates, or none without arrays.
+
+    Agrees with Eq. 2's aim when mirroring changes the maps of noisy_label less than those of f_close (medians).
+    """
+    found = arrays.read_arrays("maps", where)
+    if found is None:
+        return []
+    rows = list(zip(found["net"], found["map"], found["mirrored"], strict=True))
+    change = dict(zip(found["net"].tolist(), found["inconsistency"], strict=True))
+    typical = {name: float(np.median(values)) for name, values in change.items()}
+    text = f"Only f_close has run here. {source(found.about)}"
+    if "noisy_label" in typical:
+        less = typical["noisy_label"] < typical["f_close"]
+        text = (
+            f"{agreement(less, 'the aim of Eq. 2')}: mirroring changes the maps of noisy_label by "
+            f"{typical['noisy_label']:.2f} of their square and those of f_close by {typical['f_close']:.2f} (medians "
+            f"over the test images). {source(found.about)}"
+        )
+    size = " x ".join(map(str, found["map"].shape[2:]))
+    shown = f"Maps of {size} cells over synthetic faces; orange speaks for the chosen class, violet against it. {text}"
+    overlays = our_figures.attention_overlays(found["image"], found["title"], rows)
+    panels = [(name, values, found["is_open"]) for name, values in change.items()]
+    histograms = our_figures.inconsistency_histograms(panels)
+    return [Plate("attention_overlays_synthetic", overlays, shown, found.about),
+            Plate("attention_inconsistency_synthetic", histograms, text, found.about)]  # fmt: skip
+
+
+def share_reliability(where):
+    """Whether the estimated share of open images is right, all open classes of one dataset and preset."""
+    table = paper_data.rows_of(arrays.read_shares(), where, alignment="aligned")
+    about, text = about_rows(where, table), NO_RUNS
+    if len(table):
+        inside = int(((table["lo"] <= table["true_share"]) & (table["true_share"] <= table["hi"])).sum())
+        text = (
+            f"The interval holds the true share in {inside} of {len(table)} runs; no label of the pool was read for "
+            f"it. The paper has no such estimate. {source(about)}"
+        )
+    name = f"open_share_reliability_{where.dataset}_{where.preset}"
+    return Plate(name, our_figures.share_reliability(table), text, about)
+
+
+def all_plates(where):
+    """The figures that the paper lacks, for one folder of runs."""
+    return [roc(where), open_share(where), methods_by_class(where), share_reliability(where), *attention(where)]

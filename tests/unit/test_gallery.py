@@ -1,0 +1,219 @@
+"""Every figure of notebook 08, drawn from made-up tables and arrays: all text readable and apart, nothing blank."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from fer_openset import arrays, our_plates, paper_data, paper_plates, plates, report, style
+from fer_openset.errors import UserError
+from fer_openset.labels import BASIC
+from fer_openset.methods import METHODS
+from fer_openset.runs import RunFolder
+from tests.unit.test_figures import overlap, texts_of
+
+WHERE = RunFolder("ferplus", "cpu", "surprise", 0)
+MADE_UP = RunFolder("synthetic", "demo", "surprise", 0)
+ALL_METHODS = list(style.METHOD_COLOURS)  # thirty: the most that one figure has to hold
+N = 300
+
+
+def fill(folder, methods, classes=BASIC, seed=0):
+    """Write fixture tables and arrays of two run folders under `folder`, as the real commands name them."""
+    rng = np.random.default_rng(seed)
+    row = dict.fromkeys(report.RUN_COLUMNS, 0.5) | {
+        "preset": "cpu",
+        "dataset": "ferplus",
+        "seed": 0,
+        "commit": "c0ffee",
+    }
+    row |= {"alignment": "aligned", "n_known": 150, "n_open": 150, "device": "cpu"}
+    settings = [("default", 150), ("lambda2", 150), ("lambda9", 150), ("one_label", 150), ("rare", 15)]
+    rows = [row | {"dataset": d, "preset": p, "open_classes": c, "method": m, "variant": v, "n_open": n}
+            for d, p in (("ferplus", "cpu"), ("synthetic", "demo")) for c in classes for m in methods
+            for v, n in (settings if m == "noisy_label" and c == "surprise" else settings[:1])]  # fmt: skip
+    runs = pd.DataFrame(rows)
+    runs["auroc"] = rng.uniform(0.4, 0.98, len(runs))
+    runs["auroc_lo"], runs["auroc_hi"] = runs["auroc"] - 0.02, runs["auroc"] + 0.01
+    (folder / "tables").mkdir(parents=True)
+    runs.to_csv(folder / "tables" / "runs.csv", index=False)
+    changed = [("lambda2", "consistency_weight", 2), ("lambda9", "consistency_weight", 9),
+               ("one_label", "oracle_open_label", "happiness")]  # fmt: skip
+    pd.DataFrame([("ferplus", "cpu", "noisy_label", v, k, json.dumps(x)) for v, k, x in changed],
+                 columns=["dataset", "preset", "method", "variant", "setting", "value"],
+                 ).to_csv(folder / "tables" / "variants.csv", index=False)  # fmt: skip
+    shares = [("ferplus", "cpu", c, "aligned", "pool_novelty", "default", 0, 0.5, 0.45, 0.55, 0.52, 0.9, 0.1, "c0ffee")
+              for c in classes]  # fmt: skip
+    columns = [*arrays.SHARES, *arrays.SHARE_VALUES, "commit"]
+    pd.DataFrame(shares, columns=columns).to_csv(folder / "tables" / "open_fraction.csv", index=False)
+    for where in (WHERE, MADE_UP):
+        fill_arrays(where, methods, rng)
+
+
+def fill_arrays(where, methods, rng):
+    about = arrays.about(where, ["c0ffee"], N)
+    is_open = np.arange(N) % 3 == 0
+    label = np.array([f"{BASIC[i % 7]}" for i in range(N)])
+    score = rng.normal(size=(len(methods), N)) + np.linspace(0, 3, len(methods))[:, None] * is_open
+    names = np.array([f"{m}/aligned" for m in methods])
+    ids = np.array([f"s{i:03d}" for i in range(N)])
+    arrays.write_arrays("scores", where, {"sample_id": ids, "is_open": is_open, "run": names, "score": score}, about)
+    counts = rng.integers(0, 300, (3, 6))
+    parts = np.array(["closed test", "open test", "open train"])
+    labels = {"part": parts, "label": np.array(BASIC[1:]), "aligned": counts, "as_released": counts}
+    arrays.write_arrays("labels", where, labels, about)
+    places = rng.normal(size=(3, N, 2))
+    seen = {"label": label, "is_open": is_open, "panel": np.array(["f_close", "noisy_label", "pool_novelty"])}
+    arrays.write_arrays("features", where, {**seen, "place": places, "ratio": np.ones(3), "pixel_ratio": 0.5}, about)
+    digits = {"labels": rng.integers(1, 50, (10, 10)), "label": np.array([str(i % 10) for i in range(N)])}
+    arrays.write_arrays("digits", None, {**digits, "is_open": is_open, "place": places[0], "ratio": 2.0,
+                                         "pixel_ratio": 1.0}, {"dataset": "digits", "n": N})  # fmt: skip
+    if where.dataset == "synthetic":
+        faces = {"image": rng.integers(0, 256, (6, 1, 32, 32), dtype=np.uint8), "title": np.array(BASIC[:6]),
+                 "net": np.array(["f_close", "noisy_label"]), "map": rng.normal(size=(2, 6, 2, 2)),
+                 "mirrored": rng.normal(size=(2, 6, 2, 2)), "is_open": is_open,
+                 "inconsistency": rng.gamma(2, size=(2, N)) * [[2], [1]]}  # fmt: skip
+        arrays.write_arrays("maps", where, faces, about)
+
+
+def gallery():
+    return paper_plates.all_plates(WHERE) + our_plates.all_plates(WHERE) + our_plates.all_plates(MADE_UP)
+
+
+def check(plate):
+    """All text at 8 points, on the canvas and apart; something drawn; a caption that says where it comes from."""
+    figure = plate.figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")  # it has been laid out
+    image = np.asarray(canvas.buffer_rgba())[..., :3]
+    assert 0.005 < np.mean((image < 250).any(axis=-1)) < 0.98, plate.name
+    assert figure.get_size_inches()[0] <= style.PAGE
+    found = texts_of(figure)
+    width, height = figure.canvas.get_width_height()
+    for text, box in found:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text.get_text()
+        assert text.get_fontsize() == style.POINTS, (plate.name, text.get_text())
+    for i, (text, box) in enumerate(found):
+        for other, other_box in found[i + 1 :]:
+            assert overlap(box, other_box) < 2, f"{plate.name}: {text.get_text()!r} lies on {other.get_text()!r}"
+    return {text.get_text() for text, _ in found}
+
+
+def test_every_figure_is_readable_with_all_methods_and_classes(workplace):
+    fill(workplace.results, ALL_METHODS)
+    for plate in gallery():
+        words = check(plate)
+        assert (
+            paper_data.report.NO_RUNS not in words or "share_reliability" in plate.name or plate.name == "fig5_sweeps"
+        )
+        if plate.about:
+            assert plate.about["preset"] in plate.caption or "No runs" in plate.caption
+            assert not {"FERPlus", "synthetic faces"} <= set(
+                plates.NAMES[n] for n in plates.NAMES if n in plate.caption
+            )
+
+
+def test_every_figure_is_readable_with_two_methods_and_one_class(workplace):
+    fill(workplace.results, ["msp", "noisy_label"], ["surprise"])
+    for plate in gallery():
+        check(plate)
+
+
+def test_without_any_run_every_figure_says_so(workplace):
+    drawn = gallery()
+    assert len(drawn) == 15  # no attention maps: without arrays there is no picture to show
+    for plate in drawn:
+        words = check(plate)
+        if plate.name != "fig3_pipeline":
+            assert "no runs yet" in words, plate.name
+            assert "no runs" in plate.caption.lower()
+
+
+def test_saving_writes_both_files_and_one_row_a_figure(workplace):
+    fill(workplace.results, ["msp", "noisy_label"], ["surprise"])
+    for _ in range(2):
+        paper_plates.confidence(WHERE).save()
+    paper_plates.pipeline().save()
+    files = sorted(p.name for p in (workplace.results / "figures").iterdir())
+    assert files == [
+        "fig3_pipeline.pdf",
+        "fig3_pipeline.png",
+        "fig4_confidence.pdf",
+        "fig4_confidence.png",
+        "index.csv",
+    ]
+    index = plates.read_index().set_index("figure")
+    assert index.loc["fig4_confidence", ["dataset", "preset", "commits"]].tolist() == ["ferplus", "cpu", "c0ffee"]
+    assert "commits c0ffee" in index.loc["fig4_confidence", "caption"]
+
+
+@pytest.mark.parametrize(("mine", "word"), [(3.0, "Agrees"), (0.0, "Does not agree")])
+def test_the_caption_of_fig_4_follows_the_scores(workplace, mine, word):
+    is_open = np.arange(N) % 2 == 0
+    noise = np.random.default_rng(0).normal(size=(2, N))
+    score = noise + np.array([[1.0], [mine]]) * is_open
+    found = {"sample_id": np.arange(N).astype(str), "is_open": is_open, "score": score,
+             "run": np.array(["msp/aligned", "noisy_label/aligned"])}  # fmt: skip
+    arrays.write_arrays("scores", WHERE, found, arrays.about(WHERE, ["c"], N))
+    assert paper_plates.confidence(WHERE).caption.startswith(word)
+
+
+def test_scrambled_scores_are_in_no_figure(workplace):
+    fill(workplace.results, ["msp"], ["surprise"])
+    found = arrays.read_arrays("scores", WHERE)
+    scrambled = {**found.arrays, "run": np.array(["msp/as_released"])}
+    arrays.write_arrays("scores", WHERE, scrambled, found.about)
+    assert paper_data.scored_runs(arrays.read_arrays("scores", WHERE)) == []
+
+
+def test_every_method_has_a_look_of_its_own():
+    looks = {method: style.look(method) for method in ALL_METHODS}
+    assert len({(x.colour, x.marker, x.line) for x in looks.values()}) == len(looks)
+    assert set(METHODS) <= set(looks)
+    for line, members in style.FAMILIES.values():
+        assert len(members) <= len(style.MARKERS)
+        assert {looks[m].line for m in members} == {line}
+        assert len({looks[m].marker for m in members}) == len(members)  # told apart without any colour
+    assert style.look("a_new_method") == style.look("a_new_method")
+
+
+# Linear-light matrices of Machado, Oliveira and Fernandes (2009) at full severity.
+BLIND = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colours, sight=None):
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    if sight:
+        light = (light @ np.array(BLIND[sight]).T).clip(0, 1)
+    t = np.cbrt(light @ XYZ.T / [0.9505, 1.0, 1.089])
+    return np.stack([116 * t[:, 1] - 16, 500 * (t[:, 0] - t[:, 1]), 200 * (t[:, 1] - t[:, 2])], 1)
+
+
+@pytest.mark.parametrize("sight", [None, *BLIND])
+@pytest.mark.parametrize("palette", ["headline", "classes", "sides"])
+def test_colours_are_told_apart_by_colour_blind_eyes(palette, sight):
+    headline = [
+        style.METHOD_COLOURS[m] for m in (*report.PAPER_METHODS, "maxlogit", "energy", "pool_novelty", "oracle")
+    ]
+    colours = {"headline": headline, "classes": list(style.CLASS_COLOURS.values()), "sides": [style.KNOWN, style.OPEN]}
+    seen = lab(colours[palette], sight)
+    gaps = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(len(seen), 1)]
+    assert gaps.min() > 9, gaps.min()  # about four times the least difference that one sees
+    assert np.linalg.norm(lab(["#808080", "#848484"])[0] - lab(["#808080", "#848484"])[1]) < 9  # the ruler measures
+
+
+def test_damaged_arrays_are_named(workplace):
+    path = arrays.arrays_path("scores", WHERE)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not an archive")
+    with pytest.raises(UserError, match=r"scores_ferplus_cpu_surprise_seed0.npz: not readable"):
+        arrays.read_arrays("scores", WHERE)
+    assert arrays.read_arrays("labels", WHERE) is None
