@@ -67,9 +67,10 @@ def new_body(backbone):
     return resnet(name, layout.removeprefix("@") or "torchvision")
 
 
-def layout_of(backbone, model):
-    """`backbone` in the layout of `model`, the backbone of a trained network whose weights are to go into it."""
-    return model if model.partition("@")[0] == backbone.partition("@")[0] else backbone
+def layout_of(backbone, model, init="f_close"):
+    """`backbone` in the layout of `model`, the backbone of f_close, if its weights are to go into it (`init`)."""
+    same = init == "f_close" and model.partition("@")[0] == backbone.partition("@")[0]
+    return model if same else backbone
 
 
 def new_net(backbone, n_classes, seed, zero_head=True):

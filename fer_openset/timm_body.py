@@ -17,7 +17,7 @@ def timm_library():
 
 
 class TimmBody(nn.Module):
-    """A timm network without its head. Shapes: x (N, 3, H, W) -> feature_map (N, D, h, w).
+    """A timm network without its head. Shapes: x (N, 3, H, W) -> last feature map (N, D, h, w).
 
     Raises: UserError when timm is not installed or does not know the name.
     """
@@ -35,11 +35,21 @@ class TimmBody(nn.Module):
             self.net = timm.create_model(architecture, pretrained=False, num_classes=0)
         self.fc = nn.Linear(self.net.num_features, 1)  # says how wide the features are; the network's user replaces it
 
-    def feature_map(self, x):
-        """The last feature map; a transformer's tokens are put back where their patches were."""
+    def until(self, x, stage):
+        """Output of stage 4, the last feature map; a transformer's tokens are put back where their patches were."""
+        self._need_last(stage)
         maps = self.net.forward_features(x)
         if maps.ndim == 3:
             tokens = maps[:, getattr(self.net, "num_prefix_tokens", 0) :].transpose(1, 2)
             rows, columns = self.net.patch_embed.dynamic_feat_size(x.shape[2:])
             return tokens.unflatten(2, (rows, columns))
         return maps.permute(0, 3, 1, 2) if getattr(self.net, "output_fmt", "NCHW") == "NHWC" else maps
+
+    def since(self, features, stage, last=4):
+        """The last feature map from itself. Raises: UserError for any other stage."""
+        self._need_last(min(stage, last))
+        return features
+
+    def _need_last(self, stage):
+        if stage != 4:
+            raise UserError("this method works inside a ResNet's stages; choose the backbone resnet18 or resnet50.")

@@ -24,7 +24,7 @@ READERS = {
     "rafdb_compound": "fer_openset.datasets.rafdb_compound:RafdbCompoundSettings",
     "affectnet": "fer_openset.datasets.affectnet:AffectnetSettings",
     "cifar10": "fer_openset.datasets.cifar10:Cifar10Settings",
-    "folder": "fer_openset.datasets.folder:FolderSettings",
+    "folder": "fer_openset.datasets.labelled:FolderSettings",
 }
 PARAMS = ROOT / "params" / "datasets"
 READER_KEY = "reader"

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from fer_openset.datasets.pictures import ENDINGS, read_picture
+from fer_openset.datasets.pictures import ENDINGS, paths_inside, read_picture
 from fer_openset.errors import UserError
 
 
@@ -18,12 +18,15 @@ def need_folder(folder, what):
 def scan(folder, ending=ENDINGS):
     """Files of `folder` whose names end so, in any case: {name: (bytes, time of change)}, in the order of their names.
 
-    Hidden files are passed over. Raises: UserError for a folder that cannot be read and a name that is not UTF-8.
+    Hidden files are passed over. Raises: UserError for a folder that cannot be read, a name that is not UTF-8 and a
+    symbolic link that leads out of the folder.
     """
     found = {}
     try:
         for entry in os.scandir(folder):
             if entry.name.lower().endswith(ending) and not entry.name.startswith(".") and entry.is_file():
+                if entry.is_symlink():
+                    paths_inside(folder, [entry.name])
                 stat = entry.stat()
                 found[_utf8(entry.name, folder)] = stat.st_size, stat.st_mtime_ns
     except OSError as error:

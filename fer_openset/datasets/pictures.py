@@ -10,6 +10,7 @@ What a file may hold besides an ordinary picture, and what becomes of it:
 import io
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -31,40 +32,25 @@ def read_picture(path, channels, size=None, box=None):
     Shapes: (channels, H, W) uint8, channels 1 or 3; with `size` H = W = size. box: the part of the picture to take,
     (left, top, right, bottom) in pixels; what lies outside is cut off. Raises: UserError naming the file.
     """
+    return decode_picture(_bytes_of(path), path, channels, size, box)
+
+
+def picture_size(path):
+    """(width, height) as the file's header says. Raises: UserError as `read_picture`, before a pixel is decoded."""
+    with _opened(_bytes_of(path), path) as image:
+        return image.size
+
+
+def _bytes_of(path):
     try:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
                 raise UserError(f"{path}: not a file but a folder, pipe or device; put the picture there.")
             _need_small(found.st_size, path)
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore the file or its permissions.") from None
-    return decode_picture(data, path, channels, size, box)
-
-
-def decode_picture(data, name, channels, size=None, box=None):
-    """The same for the bytes of a file; `name` is what an error calls it."""
-    _need_small(len(data), name)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:  # known before a pixel is decoded
-                raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise ValueError(f"more than {MAX_SCANS} scans")
-            image.load()
-            picture = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-            if box is not None:
-                picture = picture.crop(_within(box, picture.size))
-            if size is not None and picture.size != (size, size):
-                picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(picture)
-    except Exception as error:  # nothing but Pillow in this block; on damaged files it raises whatever happens inside
-        reason = " ".join(str(error).replace(repr(data), "").split())[:160] or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = f"none of {', '.join(FORMATS)}"
-        raise UserError(f"{name}: not readable as an image ({reason}); get the file again.") from None
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def _need_small(size, name):
@@ -72,10 +58,44 @@ def _need_small(size, name):
         raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB, too large for one picture; shrink it.")
 
 
-def _within(box, size):
+def decode_picture(data, name, channels, size=None, box=None):
+    """The same for the bytes of a file; `name` is what an error calls it."""
+    with _opened(data, name) as image:
+        image.load()
+        picture = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+        if box is not None:
+            picture = picture.crop(_within(box, picture.size, name))
+        if size is not None and picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+@contextmanager
+def _opened(data, name):
+    """The picture, its header read and within bounds; whatever goes wrong while it is used becomes one sentence."""
+    _need_small(len(data), name)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:  # known before a pixel is decoded
+                raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise ValueError(f"more than {MAX_SCANS} scans")
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # nothing but Pillow is used inside; on damaged files it raises whatever happens there
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = f"none of {', '.join(FORMATS)}"
+        raise UserError(f"{name}: not readable as an image ({reason}); get the file again.") from None
+
+
+def _within(box, size, name):
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
     if left >= right or top >= bottom:
-        raise ValueError(f"the face box {tuple(box)} lies outside of its {size[0]} x {size[1]} pixels")
+        raise UserError(f"{name}: its face box lies outside the picture of {size[0]} x {size[1]} pixels; get the list "
+                        "and the picture again.")  # fmt: skip
     return left, top, right, bottom
 
 
@@ -115,12 +135,3 @@ def _stays(path, root, real):
     end = os.path.realpath(path) if path.is_symlink() else os.path.join(real[path.parent], path.name)
     if os.path.commonpath([real[root], end]) != real[root]:
         raise UserError(f"{path}: a symbolic link leads out of {root}; give the folder it points to as data_root.")
-
-
-def picture_size(path):
-    """Width and height that an image file's header promises; no pixel is decoded. Raises: UserError naming the file."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not readable as an image ({error}); get the file again.") from None

@@ -104,7 +104,7 @@ def place(workplace, monkeypatch):
     monkeypatch.setattr(closed_set, "PARAMS", workplace.results / "closed_set.yaml")
     workplace.results.mkdir()
     (workplace.results / "closed_set.yaml").write_text(
-        "image_size: 32\nlr: 0.02\nepochs: 3\nbatch_size: 32\nflip: 0.0\npresets: {smoke: {}, demo: {}}\n"
+        "image_size: 32\nlr: 0.02\nepochs: 3\nbatch_size: 16\nflip: 0.0\npresets: {smoke: {}, demo: {}}\n"
     )
     return workplace
 

@@ -175,7 +175,7 @@ def test_a_box_is_cut_out_before_resizing():
     assert np.array_equal(decode_picture(data, "x", 1, box=(4, 2, 99, 99))[0], np.asarray(grey_steps())[2:, 4:])
     assert decode_picture(data, "x", 3, 8, box=(0, 0, 3, 3)).shape == (3, 8, 8)
     for box in ((6, 0, 9, 4), (-5, 0, 0, 4), (3, 3, 3, 4)):
-        assert "lies outside of its 6 x 4 pixels" in said(data, box=box)
+        assert "its face box lies outside the picture of 6 x 4 pixels" in said(data, box=box)
 
 
 def test_what_is_no_file_is_said_at_once(tmp_path):

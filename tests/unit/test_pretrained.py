@@ -74,7 +74,7 @@ def last_map(net, x):
 
 def features(net, x):
     with torch.no_grad():
-        return net.eval().double().body.feature_map(x.double())
+        return net.eval().double().body.until(x.double(), 4)
 
 
 def pictures(size=64):

@@ -10,7 +10,7 @@ from tiny import small_net
 from fer_openset import closed_set, datasets, pipeline
 from fer_openset.datasets import classes_of, load_dataset
 from fer_openset.datasets.example_photos import make_labelled
-from fer_openset.datasets.folder import draw_splits
+from fer_openset.datasets.labelled import draw_splits
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty
 from fer_openset.settings import DetectionParameters
