@@ -1,7 +1,8 @@
-"""The command line: python -m fer_openset tables | summary | arrays | audit | audit-epochs | check-data."""
+"""The command line: python -m fer_openset tables | summary | arrays | audit | audit-epochs | check-data | score."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from fer_openset import report
 from fer_openset.datasets.check import check_data
@@ -67,13 +68,42 @@ def check(options):
     return 1 if problems else 0
 
 
+def score(options):
+    """Score photos: the face of each, its expression, its open score; a CSV row each and a contact sheet."""
+    from fer_openset import OpenSetDetector, atomic, score_photos
+    from fer_openset.face_crop import photo_settings
+
+    settings = photo_settings({} if options.margin is None else {"margin": options.margin})
+    sheet = Path(options.sheet or Path(options.csv).with_suffix(".png"))
+    if sheet == Path(options.csv):
+        raise UserError(f"{sheet}: rows and contact sheet would be one file; give another name as --sheet.")
+    detector = OpenSetDetector.load(options.run, options.method, options.data_root, options.rule)
+    table, faces, others = score_photos.score_photos(detector, options.photos, not options.no_crop, settings=settings)
+    atomic.write_csv(options.csv, table)
+    shown = score_photos.write_sheet(detector, table, faces, sheet) if len(faces) else 0
+    print(score_photos.summary(detector, table, others))
+    print(f"{options.csv}" + (f" and {sheet} ({shown} of {len(faces)} faces)" if shown else ""))
+
+
+def _score_options(parser):
+    parser.add_argument("run", metavar="RUN", help="DATASET/PRESET/OPEN/seedN, its folder, or a saved detector")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="files and folders of photos")
+    parser.add_argument("--csv", default="scores.csv", help="where the rows go (default: scores.csv)")
+    parser.add_argument("--sheet", help="where the contact sheet goes (default: beside the rows, as .png)")
+    parser.add_argument("--no-crop", action="store_true", help="the photos are cropped faces already")
+    parser.add_argument("--margin", type=float, help="share of the face's box that is added to it")
+    parser.add_argument("--method", help="pool_novelty, msp, maxlogit or energy (default: see OpenSetDetector.load)")
+    parser.add_argument("--rule", help="where the threshold comes from: known_95 or open_share")
+    parser.add_argument("--data-root", default="", help="folder of the run's dataset, if it has moved")
+
+
 def parse(arguments):
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables of the runs; checks of data.")
+    parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables; checks of data; photos.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = {}
     named = {"tables": tables, "summary": summary, "arrays": arrays, "audit": audit, "audit-epochs": audit_epochs}
-    for name, command in {**named, "check-data": check}.items():
+    for name, command in {**named, "check-data": check, "score": score}.items():
         made[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         made[name].set_defaults(command=command)
     for name in ("summary", "arrays"):
@@ -91,6 +121,7 @@ def parse(arguments):
     follow.add_argument("--seed", type=int, default=0)
     follow.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
     follow.add_argument("--epochs", type=int, default=0, help="how long to train; default: as the preset")
+    _score_options(made["score"])
     return parser.parse_args(arguments)
 
 

@@ -48,7 +48,8 @@ class Step:
         more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
         more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(
-            settings, dataset=p.dataset, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
+            settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
+            source={"dataset": p.dataset, "data_root": p.data_root},
             device=self.device.name, peak_mb=peak_memory_mb(), **more,
         )  # fmt: skip
 
@@ -67,9 +68,9 @@ def open_step(parameters):
         pool = pool_settings(parameters.pool)
         protocol = reshaped(protocol, pool, parameters.seed)
         dataset = shifted(dataset, protocol, pool)
-    folder = runs.RunFolder(parameters.dataset, parameters.preset, protocol.name, parameters.seed)
+    folder = runs.RunFolder(dataset.name, parameters.preset, protocol.name, parameters.seed)
     precision = "float32" if device.amp is None else str(device.amp).removeprefix("torch.")
-    print(f"{parameters.dataset}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
+    print(f"{dataset.name}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
           f"{len(protocol.train):,} known training images, pool of {len(protocol.pool):,}; "
           f"{device.name}, {precision}", flush=True)  # fmt: skip
     return Step(parameters, dataset, protocol, folder, device, began)
@@ -197,8 +198,8 @@ def save_scores(step, detection, result, share=None):
     p, folder = step.parameters, detection.task.folder
     atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
     record = step.record({detection.method: detection.settings}, seconds=detection.seconds)
-    row = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "alignment": p.alignment,
-           "method": detection.method, "variant": p.run_variant, "seed": p.seed,
+    row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
+           "alignment": p.alignment, "method": detection.method, "variant": p.run_variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
            **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})

@@ -102,6 +102,12 @@ def read_yaml(path):
 
 def load(cls, path, preset, overrides=None):
     """Read a params file into `cls` for one preset. Raises: UserError (see `Settings.build`)."""
+    merged = {**values_of(path, preset), **(overrides or {})}
+    return cls.build(merged, Path(path).name + (" with overrides" if overrides else ""))
+
+
+def values_of(path, preset):
+    """The values that a params file holds for one preset, not yet validated. Raises: UserError for an odd preset."""
     check_name(preset, PRESETS, "preset")
     values = read_yaml(path)
     values.pop(FACTS, None)
@@ -112,8 +118,7 @@ def load(cls, path, preset, overrides=None):
         check_name(name, PRESETS, f"preset in {path}")
         if not isinstance(keys, dict | None):
             raise UserError(f"{path}: preset {name} must hold lines of `key: value`, found {type(keys).__name__}.")
-    merged = {**values, **(presets.get(preset) or {}), **(overrides or {})}
-    return cls.build(merged, Path(path).name + (" with overrides" if overrides else ""))
+    return {**values, **(presets.get(preset) or {})}
 
 
 class RunParameters(Settings):

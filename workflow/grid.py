@@ -8,13 +8,13 @@ from itertools import product
 from pathlib import Path
 
 from fer_openset.ablations import load_ablation
-from fer_openset.datasets import READERS, classes_of
+from fer_openset.datasets import classes_of, dataset_name, dataset_values
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, join_open, parse_open
 from fer_openset.methods import METHODS, POSTHOC, params_file
 from fer_openset.pools import FULL, pool_names
 from fer_openset.runs import RECORD, RunFolder
-from fer_openset.settings import ALIGNMENTS, FACTS, PRESETS, ROOT, Settings, read_yaml, results_dir, variant_name
+from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of, variant_name
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
@@ -52,19 +52,19 @@ class Grid(Settings):
 
     def opened(self, dataset, names):
         """The open classes that `names` stands for in one dataset. Raises: UserError for a class it does not have."""
-        return parse_open(names, classes_of(dataset, self.preset, names))
+        return parse_open(names, classes_of(dataset, self.preset, names, self.data_root))
 
     def jobs(self):
         """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
         jobs = []
         for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
-            folder = RunFolder(dataset, self.preset, join_open(self.opened(dataset, names)), seed)
+            folder = RunFolder(dataset_name(dataset), self.preset, join_open(self.opened(dataset, names)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
-            jobs += [Job(folder, *step, self.data_root) for step in steps]
+            jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
             for pool, alignment, (variant, overrides) in product(self.pools, self.alignments, self.variants.items()):
-                how = (alignment, variant, overrides, self.data_root, pool)
+                how = (alignment, variant, overrides, dataset, self.data_root, pool)
                 jobs += [Job(folder, methods, *how) for methods in self._groups(overrides)]
-            jobs += [Job(folder, *step, self.data_root) for step in self._ablation_steps()]
+            jobs += [Job(folder, *step, dataset, self.data_root) for step in self._ablation_steps()]
         return jobs
 
     def _ablation_steps(self):
@@ -81,13 +81,15 @@ class Grid(Settings):
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook run: `step` is closed_set, pseudo_labels, or a method's id or several joined by +."""
+    """One notebook run: `step` is closed_set, pseudo_labels, or a method's id or several joined by +; `dataset` as the
+    grid names it."""
 
     folder: RunFolder
     step: str
     alignment: str
     variant: str
     overrides: dict
+    dataset: str
     data_root: str
     pool: str = FULL
 
@@ -147,7 +149,7 @@ class Job:
     def parameters(self):
         """The values for the notebook's parameters cell."""
         run = self.folder
-        values = {"dataset": run.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
+        values = {"dataset": self.dataset, "open_classes": run.open_classes, "preset": run.preset, "seed": run.seed}
         values |= {"data_root": self.data_root, "overrides": self.overrides}
         if self.step not in STEMS:
             values |= {"method": self.step, "alignment": self.alignment, "variant": self.variant, "pool": self.pool}
@@ -155,11 +157,11 @@ class Job:
 
     def fingerprint(self):
         """Changes when the notebook's code or the step's settings for this preset change: then the job runs again."""
-        dataset = PARAMS / "datasets" / f"{self.folder.dataset}.yaml"
-        files = {CLOSED_SET: [PARAMS / "closed_set.yaml", dataset], PSEUDO_LABELS: []}
-        files = files[self.step] if self.step in STEMS else [params_file(method) for method in self.methods]
-        files = [*files, *([] if self.pool == FULL else [PARAMS / "pools" / f"{self.pool}.yaml"])]
-        settings = [settings_of(path, self.folder.preset) for path in files]
+        preset, files = self.folder.preset, [params_file(method) for method in self.methods]
+        settings = [dataset_values(self.dataset, preset)[1]] if self.step == CLOSED_SET else []
+        files += [PARAMS / "closed_set.yaml"] if self.step == CLOSED_SET else []
+        files += [] if self.pool == FULL else [PARAMS / "pools" / f"{self.pool}.yaml"]
+        settings += [values_of(path, preset) for path in files]
         return digest([code_of(self.source), settings])
 
 
@@ -172,16 +174,6 @@ def code_of(notebook):
         raise UserError(f"{notebook}: there is no such notebook; restore it from the repository.") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{notebook}: not readable as a notebook; restore it from the repository.") from None
-
-
-def settings_of(path, preset):
-    """The values that a params file holds for one preset; {} for a method that has no file."""
-    if not path.exists():
-        return {}
-    values = read_yaml(path)
-    values.pop(FACTS, None)
-    presets = values.pop("presets", None) or {}
-    return {**values, **(presets.get(preset) or {})}
 
 
 def digest(value):
@@ -210,13 +202,14 @@ def _check(grid):
             raise UserError(f"{key} lists {repeats[0]!r} twice; keep one.")
     check_name(grid.preset, PRESETS, "preset")
     for known, names, what in (
-        (READERS, grid.datasets, "dataset"),
         (METHODS, grid.methods, "method"),
         (ALIGNMENTS, grid.alignments, "alignment"),
         (pool_names(), grid.pools, "pool"),
     ):
         for name in names:
             check_name(name, tuple(known), what)
+    if len({dataset_name(name) for name in grid.datasets}) < len(grid.datasets):
+        raise UserError("two datasets have settings files of one name, so one results folder; rename one of the files.")
     for dataset in grid.datasets:
         _check_open_classes(grid, dataset)
     if min(grid.seeds) < 0:

@@ -1,5 +1,6 @@
 """Every dataset the same way: one table keyed by sample id, and its images as one memory-mapped array."""
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,11 +11,12 @@ import pandas as pd
 from fer_openset.datasets.store import open_store
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, check_open
-from fer_openset.settings import FACTS, ROOT, data_dir, load, read_yaml
+from fer_openset.settings import FACTS, ROOT, data_dir, read_yaml, values_of
 
 # id -> module and its settings class. The module's `read(settings, root)` returns a store.Listing, its
 # `class_names(settings)` the classes that such a listing has. A module whose dataset holds classes back until they are
 # named as open lists them in ON_REQUEST, and its `with_classes(settings, names)` gives the settings that bring them in.
+# Where the classes are what the user's folder holds, `class_names_in(settings, root)` looks there.
 READERS = {
     "synthetic": "fer_openset.datasets.synthetic:SyntheticSettings",
     "ferplus": "fer_openset.datasets.ferplus:FerplusSettings",
@@ -22,7 +24,10 @@ READERS = {
     "rafdb_compound": "fer_openset.datasets.rafdb_compound:RafdbCompoundSettings",
     "affectnet": "fer_openset.datasets.affectnet:AffectnetSettings",
     "cifar10": "fer_openset.datasets.cifar10:Cifar10Settings",
+    "folder": "fer_openset.datasets.labelled:FolderSettings",
 }
+PARAMS = ROOT / "params" / "datasets"
+READER_KEY = "reader"
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,15 @@ class Dataset:
 
 
 def load_dataset(name, preset, root="", overrides=None, open_classes=""):
-    """Read the dataset `name` with its settings from params/datasets and open its image store.
+    """Read the dataset `name` and open its image store.
 
-    `root` "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`. Classes that
-    the dataset holds back until asked for come in when `open_classes` names them.
+    name: a file of params/datasets without its ending, or the path of a YAML file (a relative one from the clone's
+    root). root: "" takes the folder named in the settings; a relative folder lies under `settings.data_dir()`. Classes
+    that the dataset holds back until asked for come in when `open_classes` names them.
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
     listing = list_dataset(name, preset, root, overrides, open_classes)
-    return Dataset(listing.name, listing.classes, listing.table, open_store(listing))
+    return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing))
 
 
 def list_dataset(name, preset, root="", overrides=None, open_classes=""):
@@ -74,27 +80,61 @@ def expected(name):
 
     A count may be a list of those that are right. Empty for a dataset that nobody published.
     """
-    return read_yaml(ROOT / "params" / "datasets" / f"{name}.yaml").get(FACTS, {})
+    return read_yaml(dataset_file(name)).get(FACTS, {})
 
 
-def classes_of(name, preset, open_classes):
-    """The dataset's classes when `open_classes` are open, known from its settings alone: no file of it is read.
+def classes_of(name, preset, open_classes, root=""):
+    """The dataset's classes when `open_classes` are open, without opening an image: known from its settings alone, but
+    for a dataset of one's own, whose folder is looked at.
 
     Raises: UserError for an unknown dataset, and for a name in `open_classes` that the dataset does not have.
     """
     module, settings = _configure(name, preset, None, open_classes)
+    if hasattr(module, "class_names_in"):
+        return module.class_names_in(settings, _resolve(name, settings, root))
     return module.class_names(settings)
 
 
+def dataset_name(name):
+    """What the results of a dataset are called: the name of its settings file."""
+    return dataset_file(name).stem
+
+
+def dataset_file(name):
+    """The YAML file with a dataset's settings. Raises: UserError for a name that params/datasets does not have, a file
+    that is not there, or one whose name could not be a folder's."""
+    if not name.endswith((".yaml", ".yml")):
+        return PARAMS / f"{check_name(name, tuple(sorted(p.stem for p in PARAMS.glob('*.yaml'))), 'dataset')}.yaml"
+    path = ROOT / Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; expected the settings of a dataset.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
+        raise UserError(f"{path}: its name becomes part of a path; use letters, digits, - and _ only.")
+    if path.parent != PARAMS and (PARAMS / f"{path.stem}.yaml").exists():
+        raise UserError(f"{path}: results of {path.stem!r} are those of params/datasets; give the file another name.")
+    return path
+
+
+def dataset_values(name, preset):
+    """(reader, values): a file that names a `reader` starts from the values of params/datasets/READER.yaml, and its own
+    keys win, whatever the preset."""
+    file = dataset_file(name)
+    values = values_of(file, preset)
+    reader = check_name(values.pop(READER_KEY, file.stem), tuple(READERS), f"reader in {file.name}")
+    return reader, values if reader == file.stem else {**values_of(PARAMS / f"{reader}.yaml", preset), **values}
+
+
 def _configure(name, preset, overrides, open_classes):
-    module_name, settings_name = READERS[check_name(name, tuple(READERS), "dataset")].split(":")
+    reader, values = dataset_values(name, preset)
+    module_name, settings_name = READERS[reader].split(":")
     module = import_module(module_name)
-    cls, path = getattr(module, settings_name), ROOT / "params" / "datasets" / f"{name}.yaml"
-    settings = load(cls, path, preset, overrides)
+    cls, where = getattr(module, settings_name), dataset_file(name).name + (" with overrides" if overrides else "")
+    values |= overrides or {}
+    settings = cls.build(values, where)
     if open_classes and hasattr(module, "ON_REQUEST"):
         classes = module.class_names(settings)
         names = check_open(open_classes, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
-        settings = load(cls, path, preset, {**(overrides or {}), **module.with_classes(settings, names)})
+        settings = cls.build({**values, **module.with_classes(settings, names)}, where)
     return module, settings
 
 
@@ -104,4 +144,6 @@ def _resolve(name, settings, root):
         if root:
             raise UserError(f"the dataset {name} reads no folder, but data_root is {root!r}; leave data_root empty.")
         return None
+    if not (root or settings.root):
+        raise UserError(f"the dataset {name} names no folder; write it as root in its settings, or give data_root.")
     return data_dir() / Path(root or settings.root).expanduser()

@@ -124,7 +124,8 @@ def test_what_was_published_adds_up():
         assert set(facts["train"]) == set(facts["test"]) >= (set(OBJECTS) if name == "cifar10" else set(BASIC))
     both = expected("rafdb_compound")
     assert both["train"] == expected("rafdb")["train"] and both["all"] == {"compound": 3954} and len(COMPOUND) == 11
-    assert expected("synthetic") == {} and set(totals) | {"rafdb_compound", "synthetic"} == set(READERS)
+    assert expected("synthetic") == expected("folder") == {}
+    assert set(totals) | {"rafdb_compound", "synthetic", "folder"} == set(READERS)
 
 
 @pytest.mark.real_faces

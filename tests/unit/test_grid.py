@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from fer_openset import ablations as sets
+from fer_openset import datasets
 from fer_openset.errors import UserError
 from fer_openset.report import targets
 from fer_openset.settings import ROOT
@@ -84,9 +85,10 @@ def test_classes_held_back_are_parsed_by_dataset(write):
     assert load_grid(path).jobs()[0].parameters()["open_classes"] == "compound"
 
 
-def test_what_was_published_is_no_setting(write, sources):
+def test_what_was_published_is_no_setting(write, sources, monkeypatch):
     job = load_grid(write(datasets=["ferplus"])).jobs()[0]
     (sources / "params" / "datasets").mkdir()
+    monkeypatch.setattr(datasets, "PARAMS", sources / "params" / "datasets")
     dataset = sources / "params" / "datasets" / "ferplus.yaml"
     dataset.write_text("root: a\n")
     before = job.fingerprint()

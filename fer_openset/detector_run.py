@@ -1,0 +1,121 @@
+"""From the folder of a finished run to a detector: networks, and a threshold that reads no open label."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_openset import runs
+from fer_openset.checkpoint import load_tensors
+from fer_openset.closed_set import load_model
+from fer_openset.datasets import load_dataset
+from fer_openset.detector import LOGIT_SCORES, NOVELTY, SCORES, OpenSetDetector, Use, novelty_net, under
+from fer_openset.errors import UserError
+from fer_openset.labels import check_name
+from fer_openset.methods import method_settings
+from fer_openset.protocol import make_protocol
+from fer_openset.settings import results_dir
+
+RULES = ("known_95", "open_share")
+KEPT = 0.95  # share of the known validation images that pass as known, as in FPR@TPR95
+CHECKPOINT = "checkpoint.safetensors"
+VALIDATION = 1000  # known validation images looked at, at most: the share kept is then good to 0.7 points (one sd)
+
+
+def from_run(path, method, data_root, rule, device):
+    """See `OpenSetDetector.load`."""
+    folder = find_run(path)
+    record = runs.load_record(folder / "closed_set")
+    novelty = folder / "methods" / NOVELTY / "aligned" / "default"
+    if method is None:
+        method = NOVELTY if runs.is_done(novelty) and (novelty / CHECKPOINT).exists() else "energy"
+    check_name(method, SCORES, "score for new images")
+    rule = check_name(rule or ("open_share" if method == NOVELTY else "known_95"), RULES, "rule")
+    dataset, protocol = _data(record, data_root)
+    bare = _without_threshold(folder, record, dataset, method, device)
+    if method == NOVELTY:
+        bare = _with_novelty(bare, novelty)
+    if rule == "open_share":
+        threshold = _open_share_threshold(novelty, method)
+    else:
+        threshold = _known_threshold(bare, dataset, protocol)
+    return replace(bare, use=replace(bare.use, threshold=threshold, rule=rule))
+
+
+def find_run(path):
+    """The run's folder, given as it is or by its part after `runs/`. Raises: UserError that lists the runs at hand."""
+    home = results_dir() / "runs"
+    for folder in (Path(path), home / path):
+        if (folder / "closed_set").is_dir():
+            return folder
+    there = sorted(p.parent.parent.relative_to(home).as_posix() for p in home.glob("*/*/*/*/closed_set/run.json"))
+    hint = f"choose one of {', '.join(there)}" if there else f"there is no finished run in {home} either"
+    raise UserError(f"{path}: neither a saved detector nor the folder of a run; {hint}.")
+
+
+def _data(record, data_root):
+    source = record.get("source") or {"dataset": record["dataset"], "data_root": ""}
+    asked, root = record["open_classes"], data_root or source["data_root"]
+    dataset = load_dataset(source["dataset"], record["preset"], root, open_classes=asked)
+    return dataset, make_protocol(dataset.table, dataset.classes, asked)
+
+
+def _without_threshold(folder, record, dataset, method, device):
+    model = load_model(folder / "closed_set", device)
+    model.net.eval()
+    settings = record["settings"]["closed_set"]
+    values = {}
+    if method in LOGIT_SCORES:
+        values = method_settings(method, record["preset"]).model_dump()
+    run = {key: record[key] for key in ("dataset", "preset", "open_classes", "seed", "commit")}
+    use = Use(model.classes, method, values, float("inf"), "", dataset.images.shape[2], dataset.images.shape[1],
+              model.image_size, settings["mirror"], model.backbone, run)  # fmt: skip
+    return OpenSetDetector(use, model.net, {}, device)
+
+
+def _with_novelty(detector, folder):
+    runs.load_record(folder)
+    tensors, header = load_tensors(folder / CHECKPOINT)
+    try:
+        seen = header["run"]["settings"]
+        use = replace(detector.use, novelty_image_size=seen["image_size"], novelty_mirror=seen["mirror"],
+                      novelty_backbone=seen["backbone"])  # fmt: skip
+        names = header["run"]["learners"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / CHECKPOINT}: no checkpoint of {NOVELTY} ({error} is missing); run it again."
+        ) from None
+    nets = {name: novelty_net(use, under(tensors, f"{name}/net/"), detector.device) for name in names}
+    return replace(detector, use=use, novelty=nets)
+
+
+def _open_share_threshold(folder, method):
+    if method != NOVELTY:
+        raise UserError(f"rule open_share goes with {NOVELTY} only, not with {method}; take known_95.")
+    share = runs.load_record(folder).get("open_share") or {}
+    if "threshold" not in share:
+        raise UserError(f"{folder / runs.RECORD}: holds no estimated open share; take rule known_95, or run it again.")
+    return float(share["threshold"])
+
+
+def _known_threshold(detector, dataset, protocol):
+    """The smallest threshold that keeps 95 % of the known validation images."""
+    ids = protocol.valid.index
+    if not len(ids):
+        raise UserError(f"{dataset.name}: no known validation image to choose a threshold on; give the dataset a split "
+                        "valid.")  # fmt: skip
+    if len(ids) > VALIDATION:
+        chosen = np.random.default_rng(0).choice(len(ids), VALIDATION, replace=False)
+        ids = ids[np.sort(chosen)]
+    scores = detector.predict(np.asarray(dataset.images[dataset.rows(ids)]), ids)["open_score"]
+    return threshold_keeping(scores)
+
+
+def threshold_keeping(known_scores, kept=KEPT):
+    """The smallest threshold below which at least the share `kept` of these known images scores.
+
+    Shapes: known_scores (N,) -> float. An image counts as open from the threshold on.
+    """
+    scores = pd.Series(known_scores).to_numpy(float)
+    return float(np.nextafter(np.quantile(scores, kept, method="inverted_cdf"), np.inf))
