@@ -1,8 +1,10 @@
-"""The command line: python -m fer_openset tables | summary | arrays | audit | audit-epochs | check-data | score."""
+"""The command line: python -m fer_openset COMMAND; --help lists the commands."""
 
 import argparse
 import sys
 from pathlib import Path
+
+import yaml
 
 from fer_openset import report
 from fer_openset.datasets.check import check_data
@@ -97,6 +99,32 @@ def _score_options(parser):
     parser.add_argument("--data-root", default="", help="folder of the run's dataset, if it has moved")
 
 
+def pretrain(options):
+    """Pretrain a backbone on the known training images of a dataset, or on a folder of faces without labels."""
+    from fer_openset import pretraining  # loads torch, which reading tables does not need
+
+    if bool(options.folder) == bool(options.dataset):
+        raise UserError("pretrain: name either --dataset with --open-classes, or --folder with pictures of faces.")
+    settings = pretraining.pretraining_settings(options.preset, _overrides(options))
+    if options.folder:
+        path = pretraining.pretrain_on_folder(options.folder, options.preset, settings, options.seed)
+    else:
+        given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
+        path = pretraining.pretrain_on_dataset(RunParameters.build(given, "the command line"), settings)
+    print(f"weights in {path}; start from them with the settings init: pretrained, weights: {path}")
+
+
+def _overrides(options):
+    """Settings named with --set KEY=VALUE; a value is read as YAML reads it."""
+    pairs = dict(item.partition("=")[::2] for item in options.set)
+    if options.images:
+        pairs["images"] = options.images
+    try:
+        return {key: yaml.safe_load(value) for key, value in pairs.items()}
+    except yaml.YAMLError:
+        raise UserError(f"--set {' '.join(options.set)}: not readable; write --set epochs=3.") from None
+
+
 def parse(arguments):
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m fer_openset", description="Tables; checks of data; photos.")
@@ -122,7 +150,21 @@ def parse(arguments):
     follow.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
     follow.add_argument("--epochs", type=int, default=0, help="how long to train; default: as the preset")
     _score_options(made["score"])
+    _add_pretrain(commands)
     return parser.parse_args(arguments)
+
+
+def _add_pretrain(commands):
+    sub = commands.add_parser("pretrain", help=pretrain.__doc__, description=pretrain.__doc__)
+    sub.set_defaults(command=pretrain)
+    sub.add_argument("--dataset", default="", help="a file in params/datasets; its known training images are used")
+    sub.add_argument("--open-classes", default="", help="with --dataset: never looked at; expressions joined by +")
+    sub.add_argument("--folder", default="", help="instead of a dataset: any folder with pictures of faces")
+    sub.add_argument("--preset", required=True, choices=PRESETS)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
+    sub.add_argument("--images", choices=("known", "known+pool"), help="known+pool: the pool too, unlabelled")
+    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings")
 
 
 def main(arguments=None):

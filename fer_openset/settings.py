@@ -7,6 +7,8 @@ preset's name to the keys it changes. Later wins: file < preset < overrides.
 import os
 import re
 from pathlib import Path
+from reprlib import Repr
+from textwrap import shorten
 from typing import Literal
 
 import yaml
@@ -51,6 +53,9 @@ def thread_count():
     return int(threads)
 
 
+_SHORT = Repr(maxlevel=3, maxstring=200, maxother=200, maxlong=40)  # YAML's references can stand for a billion values
+
+
 class Settings(BaseModel):
     """Base of all settings: strict types, unknown keys are errors, immutable."""
 
@@ -82,7 +87,7 @@ def _one_sentence(problem, cls, where):
     message = problem["msg"].removeprefix("Value error, ")
     if not key:  # a rule between several keys
         return f"{where}: {message}."
-    return f"{where}: {key} = {problem['input']!r}: {message[0].lower() + message[1:]}{hint}."
+    return f"{where}: {key} = {_SHORT.repr(problem['input'])}: {message[0].lower() + message[1:]}{hint}."
 
 
 def read_yaml(path):
@@ -92,8 +97,9 @@ def read_yaml(path):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; expected a YAML file with settings.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend the file.") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
+        reason = shorten(str(error), 300, placeholder=" ...")  # a date that is none is a ValueError, not a YAMLError
+        raise UserError(f"{path}: not readable as YAML ({reason}); mend the file.") from None
     if not isinstance(values, dict):
         found = "an empty file" if values is None else type(values).__name__
         raise UserError(f"{path}: expected lines of `key: value`, found {found}.")

@@ -26,7 +26,7 @@ METHODS = ("msp", "noisy_label", "pool_novelty")
 def made(tmp_path_factory):
     """Runs of three methods on tiny data; images that are no faces stand in for the synthetic ones."""
     place = tmp_path_factory.mktemp("made")
-    dataset = tiny_dataset({"train": 6, "valid": 2, "test": 6})
+    dataset = replace(tiny_dataset({"train": 6, "valid": 2, "test": 6}), name="synthetic")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_OPENSET_RESULTS", str(place))
         for module in (pipeline, embeddings):
