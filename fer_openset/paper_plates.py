@@ -5,8 +5,9 @@ function's docstring states, so that it stays true when the tables change.
 """
 
 import numpy as np
+import pandas as pd
 
-from fer_openset import arrays, paper_data, paper_figures, report, variants
+from fer_openset import ablation_report, arrays, paper_data, paper_figures, report, variants
 from fer_openset.metrics import auroc
 from fer_openset.plates import NAMES, NO_RUNS, Plate, about_rows, agreement, source
 
@@ -94,7 +95,8 @@ def sweeps(where):
     mine = published[(published["table"] == "1") & (published["metric"] == "auroc")]
     mine = mine[(mine["dataset"] == where.dataset) & (mine["open_classes"] == where.open_classes)]
     line = mine.set_index("method")["value"].get("noisy_label")
-    tables = {name: paper_data.sweep(runs, changed, where, name) for name in ("consistency_weight", "epochs")}
+    points = ablation_report.fig5_points(runs, ablation_report.read_epochs(), where)
+    tables = {name: _joined(paper_data.sweep(runs, changed, where, name), more) for name, more in points.items()}
     panels = [("consistency weight λ", tables["consistency_weight"], line), ("epochs", tables["epochs"], line)]
     rows = paper_data.rows_of(runs, where, method="noisy_label", open_classes=where.open_classes)
     about = about_rows(where, rows, open_classes=where.open_classes)
@@ -106,6 +108,10 @@ def sweeps(where):
             f"{source(about)}"
         )
     return Plate("fig5_sweeps", paper_figures.sweep_panels(panels), text, about)
+
+
+def _joined(first, second):
+    return pd.concat([t for t in (first, second) if len(t)] or [first], ignore_index=True)
 
 
 def comparison_group(where):
