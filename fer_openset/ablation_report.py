@@ -9,7 +9,6 @@ from fer_openset.run_table import SETTING, finished_runs, merge_rows, truth_of
 from fer_openset.settings import results_dir
 
 EPOCH_SCORES = "epoch_scores.csv"
-PAPER_WEIGHT = 5.0  # paper, below Eq. 3
 EPOCH_KEY = (*SETTING, "seed", "epoch")
 EPOCH_COLUMNS = (*EPOCH_KEY, "n_known", "n_open", "auroc")
 
@@ -91,31 +90,6 @@ def sweep(epochs, name, dataset, preset, alignment="aligned"):
     chosen = chosen[chosen["variant"].isin(ablation.variants)]
     weight = chosen["variant"].map({v: s["consistency_weight"] for v, s in ablation.variants.items()})
     return chosen.assign(weight=weight).pivot_table(index="weight", columns="epoch", values="auroc")
-
-
-def fig5_points(runs, epochs, where):
-    """Fig. 5, aligned: {"consistency_weight": after the last epoch, "epochs": the paper's weight by epoch}.
-
-    where: dataset, preset and open_classes. Returns: tables with columns group (backbone), x, mean, lo, hi (NaN where
-    scores were kept by epoch: no interval).
-    """
-    place = {"dataset": where.dataset, "preset": where.preset, "open_classes": where.open_classes}
-    runs, epochs = (
-        t[(t[[*place]] == pd.Series(place)).all(axis=1) & (t["alignment"] == "aligned")] for t in (runs, epochs)
-    )
-    weights, lengths = [], []
-    for name, group in (("fig5_resnet18", "resnet18"), ("fig5_resnet50", "resnet50")):
-        weight = {v: s["consistency_weight"] for v, s in load_ablation(name).variants.items()}
-        rows = summarise(runs[runs["variant"].isin(weight)])
-        weights += [(group, weight[row.variant], row.mean, row.lo, row.hi) for row in rows.itertuples()]
-        usual = epochs[epochs["variant"].map(weight).eq(PAPER_WEIGHT) & (epochs["epoch"] % 10 == 0)]
-        means = usual.groupby("epoch")["auroc"].mean()
-        lengths += [(group, epoch, value, float("nan"), float("nan")) for epoch, value in means.items()]
-    columns = ["group", "x", "mean", "lo", "hi"]
-    return {
-        "consistency_weight": pd.DataFrame(weights, columns=columns),
-        "epochs": pd.DataFrame(lengths, columns=columns),
-    }
 
 
 def _words(overrides):

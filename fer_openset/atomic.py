@@ -24,15 +24,26 @@ def atomic_path(target):
     target = Path(target)
     temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A hidden folder of our own: two writers of one target never share a temporary name.
-        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary = holder / target.name
-        yield temporary
-        if temporary.is_file():
-            with open(temporary, "rb") as handle:
-                os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A hidden folder of our own: two writers of one target never share a temporary name.
+            holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            temporary = holder / target.name
+            yield temporary
+            if temporary.is_file():
+                with open(temporary, "rb") as handle:
+                    os.fsync(handle.fileno())
+            os.replace(temporary, target)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(target):
+    """Say in one sentence that the disk is full or the folder closed. Raises: UserError naming `target`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise UserError(
@@ -41,9 +52,6 @@ def atomic_path(target):
         if error.errno in CLOSED:
             raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another.") from error
         raise
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
 def write_text(target, text):

@@ -28,7 +28,7 @@ def write_tables(runs_dir=None):
         record = load_record(path.parent)
         if record["preset"] == "smoke":
             continue
-        dataset = load_dataset(record["dataset"], record["preset"], "", open_classes=record["open_classes"])
+        dataset = load_dataset(record["dataset"], record["preset"], open_classes=record["open_classes"])
         protocol = make_protocol(dataset.table, dataset.classes, record["open_classes"])
         outputs = read_outputs(path.parent)
         for alignment in ALIGNMENTS:

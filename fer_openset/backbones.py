@@ -1,7 +1,5 @@
 """Networks: a ResNet with a linear head whose weights also give the class activation maps."""
 
-from textwrap import shorten
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,18 +7,24 @@ from torch import nn
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.resnet import BACKBONES, resnet
+from fer_openset.timm_body import TimmBody
+
+TIMM = "timm:"
+OTHER_LAYOUT = "@vggface2"
+NAMES = (*BACKBONES, *(name + OTHER_LAYOUT for name in BACKBONES), TIMM + "NAME")
 
 
 class FaceNet(nn.Module):
     """Backbone, average pooling and one linear layer.
 
+    backbone: `resnet18` or `resnet50`, in torchvision's layout or with `@vggface2` in the other (see `resnet`), or
+    `timm:NAME`.
     Shapes: x (N, C, H, W) with C = 1 or 3; feature map (N, D, h, w); logits (N, K).
     """
 
     def __init__(self, backbone, n_classes, zero_head=True):
         super().__init__()
-        check_name(backbone, tuple(BACKBONES), "backbone")
-        body = resnet(backbone)
+        body = new_body(backbone)
         self.head = nn.Linear(body.fc.in_features, n_classes)
         if zero_head:
             nn.init.zeros_(self.head.weight)
@@ -55,6 +59,20 @@ class FaceNet(nn.Module):
         return self.classify(self.feature_map(x))
 
 
+def new_body(backbone):
+    """A backbone with random weights from torch's global generator. Raises: UserError for an unknown name."""
+    if backbone.startswith(TIMM):
+        return TimmBody(backbone.removeprefix(TIMM))
+    name, layout, _ = check_name(backbone, NAMES, "backbone").partition(OTHER_LAYOUT)
+    return resnet(name, layout.removeprefix("@") or "torchvision")
+
+
+def layout_of(backbone, model, init="f_close"):
+    """`backbone` in the layout of `model`, the backbone of f_close, if its weights are to go into it (`init`)."""
+    same = init == "f_close" and model.partition("@")[0] == backbone.partition("@")[0]
+    return model if same else backbone
+
+
 def new_net(backbone, n_classes, seed, zero_head=True):
     """A network whose initial weights depend on `seed` alone; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
@@ -63,12 +81,28 @@ def new_net(backbone, n_classes, seed, zero_head=True):
 
 
 def copy_weights(net, tensors, source, backbone):
-    """Load a whole state into `net`. Raises: UserError that names `source` when it belongs to another network."""
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" ...")
-        raise UserError(f"{source} do not fit {backbone}: {reason}") from None
+    """Load a whole state into `net`. Raises: UserError that names `source` and the weights that are missing, too many,
+    of another shape or not finite; `net` is unchanged then.
+
+    A missing `num_batches_tracked` is no fault: older files have none, and it decides nothing here.
+    """
+    own = net.state_dict()
+    wanted = {name for name in own if name in tensors or not name.endswith("num_batches_tracked")}
+    shapes = {name: f"{tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+              for name in sorted(wanted & set(tensors)) if tensors[name].shape != own[name].shape}  # fmt: skip
+    faults = [("lacks", sorted(wanted - set(tensors))), ("has besides", sorted(set(tensors) - set(own))),
+              ("has of another shape", [f"{name} {shape}" for name, shape in shapes.items()])]  # fmt: skip
+    found = [f"it {what} {_first(names)}" for what, names in faults if names]
+    if found:
+        raise UserError(f"{source} do not fit {backbone}: {'; '.join(found)}.")
+    broken = [name for name in sorted(tensors) if not torch.isfinite(tensors[name]).all()]
+    if broken:
+        raise UserError(f"{source} hold infinite numbers or NaN in {_first(broken)}; get them again.")
+    net.load_state_dict(tensors, strict=False)
+
+
+def _first(names, n=3):
+    return ", ".join(name[:120] for name in names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def copy_known(net, tensors, source, backbone):

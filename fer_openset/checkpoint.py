@@ -37,7 +37,7 @@ def _bytes(tensor):
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
-def load_tensors(path):
+def load_tensors(path, remedy="delete it and run the step again"):
     """Read (tensors, header) back. Raises: UserError when the file is missing or not what `save_tensors` writes."""
     try:
         with safe_open(path, framework="pt") as handle:
@@ -45,8 +45,8 @@ def load_tensors(path):
             return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; run the step that writes it first.") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: no readable safetensors file ({error}); delete it and run the step again.") from None
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: no readable safetensors file ({error}); {remedy}.") from None
 
 
 def flatten_optimizer(optimizer):

@@ -19,6 +19,7 @@ from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.pretrained import Place, StartSettings, pretrained_net, start_record
 from fer_openset.protocol import align
 from fer_openset.settings import ALIGNMENTS, ROOT, load
 
@@ -28,14 +29,13 @@ OUTPUTS = "outputs.npz"
 KEPT = (torch.float32, torch.float16)  # logits, and the 512 features of tens of thousands of images
 
 
-class ClosedSetSettings(OptimSettings, AugmentSettings, SizeSettings):
+class ClosedSetSettings(OptimSettings, AugmentSettings, SizeSettings, StartSettings):
     """Recipe of f_close; origins of the values stand in params/closed_set.yaml.
 
     `mirror`: outputs are the mean of the logits of an image and of its mirror image; the paper's model sees the image
     alone.
     """
 
-    backbone: str = "resnet18"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mirror: bool = False
     eval_batch_size: int = Field(512, ge=1)
@@ -66,8 +66,10 @@ def data_digest(dataset, rows):
 
     Shapes: rows (n,) int64 positions; every sixteenth image is looked at.
     """
-    ids = "\n".join(dataset.table.index[rows])
-    return zlib.crc32(ids.encode(), zlib.crc32(np.ascontiguousarray(dataset.images[rows[::16]])))
+    digest, some = 0, rows[::16]
+    for start in range(0, len(some), 512):  # never all of them in memory
+        digest = zlib.crc32(np.ascontiguousarray(dataset.images[some[start : start + 512]]), digest)
+    return zlib.crc32("\n".join(dataset.table.index[rows]).encode(), digest)
 
 
 def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epoch=None):
@@ -76,8 +78,14 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epo
     each_epoch(epoch, net), if given, is called after every epoch, for who wants to watch it learn.
     Writes `folder/model.safetensors` and `folder/history.csv`. Returns: (ClosedModel, history DataFrame).
     Paper: "Implementation Details". Source: recipe values in params/closed_set.yaml.
+    Raises: UserError for pretrained weights that cannot be used.
     """
-    net = new_net(settings.backbone, len(protocol.known_classes), stream_seed(seed, "f_close"))
+    place = Place(dataset.name, protocol.name, seed)
+    n, net_seed, backbone = len(protocol.known_classes), stream_seed(seed, "f_close"), settings.backbone
+    if settings.init == "pretrained":
+        net, backbone = pretrained_net(settings, n, net_seed, place)
+    else:
+        net = new_net(backbone, n, net_seed)
     net = device.place(net)
     learner = Learner("f_close", net, make_optimizer(net, settings))
     rows = dataset.rows(protocol.train.index)
@@ -103,20 +111,20 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epo
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
-                "targets": zlib.crc32(targets[rows])}  # fmt: skip
+                "targets": zlib.crc32(targets[rows]), **start_record(settings, place)}  # fmt: skip
     history = fit(
         [learner], loss_of, lambda epoch: {"f_close": rows}, settings, device, seed, folder,
         f"f_close {dataset.name} open={protocol.name}", identity, after_epoch,
     )  # fmt: skip
-    model = ClosedModel(net, protocol.known_classes, settings.image_size, settings.backbone)
-    save_model(model, Path(folder) / MODEL)
+    model = ClosedModel(net, protocol.known_classes, settings.image_size, backbone)
+    save_model(model, Path(folder) / MODEL, dataset=dataset.name, open=protocol.name)
     return model, history
 
 
-def save_model(model, path):
+def save_model(model, path, **origin):
     """Write f_close's weights with its class names, image size and backbone."""
     head = {"classes": list(model.classes), "image_size": model.image_size, "backbone": model.backbone}
-    save_tensors(path, model.net.state_dict(), **head)
+    save_tensors(path, model.net.state_dict(), **head, **origin)
 
 
 def load_model(folder, device):

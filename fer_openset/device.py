@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fer_openset.errors import UserError
+from fer_openset.settings import thread_count
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,8 @@ def pick_device():
 
     Raises: UserError when FER_OPENSET_THREADS is not a count.
     """
-    threads = os.environ.get("FER_OPENSET_THREADS")
-    if threads:
-        if not (threads.isdecimal() and int(threads)):
-            raise UserError(f"the environment variable FER_OPENSET_THREADS is {threads!r}; expected 1 or more.")
-        torch.set_num_threads(int(threads))
+    if os.environ.get("FER_OPENSET_THREADS"):
+        torch.set_num_threads(thread_count())
     if torch.cuda.is_available():
         amp = torch.bfloat16 if torch.cuda.is_bf16_supported() else None
         return Device(torch.device("cuda"), amp, torch.cuda.get_device_name())

@@ -69,13 +69,15 @@ def trained_net(folder, method, learner, device):
     settings = record["settings"][method]
     prefix = f"{learner}/net/"
     state = {k.removeprefix(prefix): v for k, v in load_tensors(path)[0].items() if k.startswith(prefix)}
-    net = new_net(settings["backbone"], len(state["head.bias"]), 0)
+    started = {"pretrained": record, "f_close": load_record(folder.closed_set)}.get(settings.get("init"), {})
+    backbone = started.get("weights", {}).get("backbone", settings["backbone"])  # its layout is the weights' own
+    net = new_net(backbone, len(state["head.bias"]), 0)
     copy_weights(net, state, f"{path}: the weights of {learner}", settings["backbone"])
     return device.place(net), settings, record
 
 
 def _opened(folder, data_root=""):
-    dataset = load_dataset(folder.dataset, folder.preset, data_root)
+    dataset = load_dataset(folder.dataset, folder.preset, data_root, open_classes=folder.open_classes)
     return dataset, make_protocol(dataset.table, dataset.classes, folder.open_classes), pick_device()
 
 

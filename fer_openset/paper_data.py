@@ -1,13 +1,17 @@
 """What the figures of the paper are drawn from: committed tables and small arrays in, arrays and tables for ink out."""
 
+import json
+
 import numpy as np
 import pandas as pd
 
 from fer_openset import report
 from fer_openset.errors import UserError
 from fer_openset.methods import ORACLE
+from fer_openset.pools import PoolSettings, pool_names, pool_settings
+from fer_openset.settings import results_dir, variant_name
 from fer_openset.style import METHOD_COLOURS
-from fer_openset.variants import DEFAULT, changes
+from fer_openset.variants import DEFAULT, changes, settings_by_variant
 
 GRID = np.linspace(0, 1, 201)
 # Curves of a figure that cannot show thirty methods: these, and the best of the others.
@@ -91,20 +95,46 @@ def open_neighbours(place, is_open, k=10):
     return float(is_open[nearest[:, 1:]].mean())
 
 
-def sweep(runs, variants, where, setting, method="noisy_label"):
-    """AUROC against one setting: runs that differ from the default in it alone (and in the backbone, a line each).
+def weight_sweep(runs, variants, where):
+    """Fig. 5, first half: AUROC of noisy_label against the consistency weight.
 
-    Returns: table with columns group (backbone), x, mean, lo, hi; empty when no variant changed the setting. The
-    default run, whose value is in no variant, is not among them.
+    Runs that agree in every other setting form one group, named by its backbone; a group has two weights or more.
+    Returns: table with columns group, x, mean, lo, hi.
     """
-    rows = report.summarise(rows_of(runs, where, method=method, alignment="aligned", open_classes=where.open_classes))
-    changed = changes(variants, where.dataset, where.preset, method)
-    out = []
-    for row in rows.itertuples():
-        mine = changed.get(row.variant, {})
-        if setting in mine and set(mine) <= {setting, "backbone"}:
-            out.append((mine.get("backbone", "resnet18"), mine[setting], row.mean, row.lo, row.hi))
-    return pd.DataFrame(out, columns=["group", "x", "mean", "lo", "hi"])
+    rows = rows_of(runs, where, method="noisy_label", alignment="aligned", open_classes=where.open_classes)
+    every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
+    groups = {}
+    for row in report.summarise(rows).itertuples():
+        if row.variant in every and not row.variant.startswith("pool_"):
+            mine = every[row.variant]
+            others = {k: v for k, v in mine.items() if k not in ("consistency_weight", "keep_epochs")}
+            key = json.dumps(others, sort_keys=True)
+            point = (mine["backbone"], mine["consistency_weight"], row.mean, row.lo, row.hi)
+            groups.setdefault(key, []).append(point)
+    points = [point for group in groups.values() if len({x for _, x, *_ in group}) > 1 for point in group]
+    return pd.DataFrame(points, columns=["group", "x", "mean", "lo", "hi"]).drop_duplicates(["group", "x"])
+
+
+def epoch_sweep(epochs, variants, where):
+    """Fig. 5, second half: AUROC after each epoch of runs that kept their scores, at the default consistency weight.
+
+    epochs: table with columns dataset, preset, open_classes, alignment, method, variant, epoch, auroc (seeds averaged).
+    Returns: table with columns group, x, mean, lo, hi (no interval: NaN).
+    """
+    every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
+    weight = every.get(DEFAULT, {}).get("consistency_weight")
+    rows = rows_of(epochs, where, method="noisy_label", alignment="aligned", open_classes=where.open_classes)
+    mine = {v: s["backbone"] for v, s in every.items() if s["consistency_weight"] == weight}
+    rows = rows[rows["variant"].isin(mine)]
+    rows = rows.assign(group=rows["variant"].map(mine)).groupby(["group", "epoch"])["auroc"].mean().reset_index()
+    return rows.rename(columns={"epoch": "x", "auroc": "mean"}).assign(lo=np.nan, hi=np.nan)
+
+
+def read_epochs():
+    """AUROC after each epoch, of the runs that kept it: `tables/epochs.csv`; empty without the file."""
+    path = results_dir() / "tables" / "epochs.csv"
+    columns = ["dataset", "preset", "open_classes", "alignment", "method", "variant", "epoch", "auroc"]
+    return pd.read_csv(path)[columns] if path.exists() else pd.DataFrame(columns=columns)
 
 
 def comparison(runs, variants, where):
@@ -133,16 +163,19 @@ def comparison(runs, variants, where):
 def by_open_share(runs, where):
     """AUROC against the share of open images: methods that ran on pools of several shares of this open-class set.
 
-    Returns: table with columns method, share, mean, lo, hi; seeds averaged.
+    Returns: table with columns method, variant, share, mean, lo, hi; seeds averaged.
     """
-    rows = rows_of(runs, where, open_classes=where.open_classes, alignment="aligned")
+    pools = {variant_name(DEFAULT, name) for name in pool_names() if pool_settings(name) == _only_share(name)}
+    rows = rows_of(runs, where, open_classes=where.open_classes, alignment="aligned", variant=(DEFAULT, *pools))
     rows = rows.assign(share=rows["n_open"] / (rows["n_open"] + rows["n_known"]))
-    default = rows["variant"] == DEFAULT
-    usual = rows["method"].map(rows[default].groupby("method")["share"].first())
-    other = (rows["share"] - usual).abs() > 1e-9
-    kept = rows[(default | other) & rows["method"].isin(rows["method"][other])]
+    rows = rows[rows["method"].isin(rows["method"][rows["variant"] != DEFAULT])]
     columns = {"mean": ("auroc", "mean"), "lo": ("auroc_lo", "mean"), "hi": ("auroc_hi", "mean")}
-    return kept.groupby(["method", "variant", "share"]).agg(**columns).reset_index().drop(columns="variant")
+    return rows.groupby(["method", "variant"]).agg(share=("share", "mean"), **columns).reset_index()
+
+
+def _only_share(name):
+    """What a pool's settings are if its share of open images is all that differs from the paper's pool."""
+    return PoolSettings(open_share=pool_settings(name).open_share or 0.5)
 
 
 def against_oracle(runs, where):

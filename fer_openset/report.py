@@ -27,6 +27,7 @@ from fer_openset.run_table import (
     write_tables,
 )
 from fer_openset.settings import ROOT
+from fer_openset.variants import initial_weights
 
 __all__ = [
     "KEY", "METRICS", "NO_RUNS", "RUN_COLUMNS", "as_html", "as_text", "collect_runs", "compare_with_paper",
@@ -74,30 +75,36 @@ def targets(path=None):
     return frame.assign(value=pd.to_numeric(frame["value"]))
 
 
-def compare_with_paper(runs, metric="auroc", published=None):
+def compare_with_paper(runs, metric="auroc", published=None, weights=None):
     """Measured beside published: `summarise`'s columns for real runs, then published, table and verdict.
 
     The verdict is `match` if the published value lies within 0.01 of the mean or within the interval, otherwise
-    `better` or `worse`. Only the `paper` preset with variant `default` on the same dataset and open classes is
-    comparable; other rows say why not. The alignment decides nothing here: it is a column, to be read.
+    `better` or `worse`. Comparable is only the `paper` preset with variant `default` on the same dataset and open
+    classes, with an f_close that started from pretrained weights as in the authors' code; other rows say why not. The
+    alignment decides nothing here: it is a column, to be read. weights: as `variants.initial_weights` gives them.
     Differs: the paper's rows of means over open classes are left out, they need every open class at once.
     """
     published = targets() if published is None else published
+    weights = initial_weights() if weights is None else weights
     published = published[(published["metric"] == metric) & (published["open_classes"] != "mean")]
     # Tables 4 and 5 repeat values of Table 1.
     published = published.drop_duplicates(["dataset", "open_classes", "method"]).rename(columns={"value": "published"})
     columns = ["dataset", "open_classes", "method", "published", "table"]
     rows = summarise(real_runs(runs), metric).merge(published[columns], "left", columns[:3])
-    return rows.assign(verdict=[_verdict(row, metric) for row in rows.itertuples()])
+    return rows.assign(verdict=[verdict(row, metric, weights) for row in rows.itertuples()])
 
 
-def _verdict(row, metric):
+def verdict(row, metric, weights):
+    """How a measured row stands beside its published value; see `compare_with_paper`."""
     if pd.isna(row.published):
         return "no published value"
     if row.preset != "paper":
         return f"not comparable (preset {row.preset})"
     if row.variant != "default":
         return f"not comparable (variant {row.variant})"
+    started = weights.get((row.dataset, row.preset), "unknown")
+    if started != "pretrained":
+        return f"not comparable (initial weights {started})"
     # Half a unit of the sixth digit: 0.91 - 0.9 is not quite 0.01 in floating point.
     if abs(row.mean - row.published) <= 0.01 + 5e-7 or row.lo <= row.published <= row.hi:
         return "match"
@@ -111,7 +118,7 @@ def summary_table(runs, dataset, preset, metric="auroc", text=True):
     it is the mean, for figures. Empty cells had no run.
     """
     rows = summarise(runs[(runs["dataset"] == dataset) & (runs["preset"] == preset)], metric)
-    rows["cell"] = [_cell(row) for row in rows.itertuples()] if text else rows["mean"]
+    rows["cell"] = [cell(row) for row in rows.itertuples()] if text else rows["mean"]
     table = rows.pivot(index=["method", "alignment", "variant"], columns="open_classes", values="cell")
     table = table[sorted(table.columns, key=_expression_order)]
     return table.fillna("") if text else table
@@ -127,7 +134,7 @@ def as_html(frame, best=None):
         return f"<p>{NO_RUNS}</p>"
     cells = frame.map(lambda cell: html.escape(_plain(cell)))
     if best:
-        cells = cells.mask(_best_cells(frame, best), "<b>" + cells + "</b>")
+        cells = cells.mask(best_cells(frame, best), "<b>" + cells + "</b>")
     keys = [name for name in frame.index.names if name]
     flat = cells.reset_index() if keys else cells
     flat[keys] = flat[keys].map(lambda key: html.escape(str(key)))
@@ -147,7 +154,7 @@ def as_text(runs):
     for (dataset, preset), part in runs.groupby(["dataset", "preset"]):
         rows = summarise(part)[["open_classes", "method", "alignment", "variant"]]
         for metric, title in named.items():
-            rows[title] = [_cell(row) for row in summarise(part, metric).itertuples()]
+            rows[title] = [cell(row) for row in summarise(part, metric).itertuples()]
         rows.loc[rows["open_classes"].duplicated(), "open_classes"] = ""
         blocks.append(f"{dataset}, preset {preset}\n" + _aligned(rows.rename(columns={"open_classes": "open class"})))
     return "\n\n".join(blocks)
@@ -159,8 +166,8 @@ def _aligned(rows):
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _cell(row):
-    if row.n > 1:
+def cell(row):
+    if row.n > 1 and pd.notna(row.sd):
         return f"{row.mean:.3f} ± {row.sd:.3f} ({row.n} seeds)"
     return f"{row.mean:.3f}" + (f" [{row.lo:.3f}, {row.hi:.3f}]" if pd.notna(row.lo) else "")
 
@@ -171,12 +178,13 @@ def _plain(cell):
     return str(cell)
 
 
-def _best_cells(frame, best):
+def best_cells(frame, best):
     numbers = frame.map(lambda cell: pd.to_numeric(str(cell).split(" ")[0], errors="coerce")).astype("float64")
     if "method" in frame.index.names:  # an upper bound is no competitor
         numbers[frame.index.get_level_values("method") == ORACLE] = float("nan")
-    if "alignment" in frame.index.names:
-        return numbers == numbers.groupby(level="alignment").transform(best)
+    groups = [name for name in ("alignment", "source") if name in frame.index.names]
+    if groups:
+        return numbers == numbers.groupby(level=groups).transform(best)
     return numbers == numbers.agg(best)
 
 

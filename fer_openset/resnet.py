@@ -1,6 +1,9 @@
 """ResNet-18 and ResNet-50: the layers, names and initial weights of torchvision's, so that weights fit both ways.
 
 Source: He, Zhang, Ren and Sun (2016); the stride of a bottleneck sits in its 3 x 3 convolution, as torchvision has it.
+The layout `vggface2` is the one that the weights of VGGFace2 (Cao et al. 2018) were trained in, and He et al.'s own: no
+padding in the max pooling (its last window is cut at the border instead) and the stride in a bottleneck's first 1 x 1
+convolution. Names and shapes of the weights are the same in both, so a file fits either and computes something else.
 Differs: the 3 x 3 convolutions are `Conv3x3`. Why not torchvision's own: importing torchvision imports the compiler of
 torch, which is 40 % of what a notebook needs to start, for networks that are never compiled.
 """
@@ -22,7 +25,7 @@ class Basic(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs, width, stride, downsample):
+    def __init__(self, inputs, width, stride, downsample, layout):
         super().__init__()
         self.conv1, self.bn1 = Conv3x3(inputs, width, stride), nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -41,10 +44,11 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs, width, stride, downsample):
+    def __init__(self, inputs, width, stride, downsample, layout):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = Conv3x3(width, width, stride), nn.BatchNorm2d(width)
+        first, second = (stride, 1) if layout == "vggface2" else (1, stride)
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, first, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = Conv3x3(width, width, second), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -60,10 +64,11 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Stem, four stages, average pooling and a linear layer. Shapes: x (N, 3, H, W) -> logits (N, n_classes)."""
 
-    def __init__(self, block, depths, n_classes=1000):
+    def __init__(self, block, depths, layout, n_classes=1000):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        pooling = {"padding": 0, "ceil_mode": True} if layout == "vggface2" else {"padding": 1}
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, **pooling)
         inputs = 64
         for number, depth in enumerate(depths):
             width, blocks = 64 * 2**number, []
@@ -71,7 +76,7 @@ class ResNet(nn.Module):
                 stride = 2 if number and not i else 1
                 # The shortcut before the block: the order in which torchvision draws its random weights.
                 downsample = _shortcut(inputs, width * block.expansion, stride)
-                blocks.append(block(inputs, width, stride, downsample))
+                blocks.append(block(inputs, width, stride, downsample, layout))
                 inputs = width * block.expansion
             setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, n_classes)
@@ -97,8 +102,9 @@ class ResNet(nn.Module):
 
 
 BACKBONES = {"resnet18": (Basic, (2, 2, 2, 2)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+LAYOUTS = ("torchvision", "vggface2")
 
 
-def resnet(name):
-    """A network with random weights from torch's global generator, by name."""
-    return ResNet(*BACKBONES[name])
+def resnet(name, layout="torchvision"):
+    """A network with random weights from torch's global generator, by name, in one of the two layouts."""
+    return ResNet(*BACKBONES[name], layout)

@@ -1,7 +1,7 @@
 """Where a run lives on disk, and what is written beside its numbers.
 
-results/runs/DATASET/PRESET/OPEN/seedN/ holds `closed_set`, `pseudo_labels`, `methods/METHOD/ALIGNMENT/VARIANT` and
-`notebooks`. A step is done when its `run.json`, written last, is there.
+results/runs/DATASET/PRESET/OPEN/seedN/ holds `closed_set`, `pseudo_labels`, `pretraining`, `notebooks` and
+`methods/METHOD/ALIGNMENT/VARIANT`. A step is done when its `run.json`, written last, is there.
 """
 
 import json
@@ -41,6 +41,10 @@ class RunFolder:
     @property
     def pseudo_labels(self):
         return self.root / "pseudo_labels"
+
+    @property
+    def pretraining(self):
+        return self.root / "pretraining"
 
     def shifted_outputs(self, pool):
         """f_close's outputs on a pool whose images were changed."""

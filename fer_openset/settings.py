@@ -38,6 +38,19 @@ def cache_dir():
     return Path(os.environ.get("FER_OPENSET_CACHE") or ROOT / ".cache").resolve()
 
 
+def thread_count():
+    """Threads that a run may use: the environment variable FER_OPENSET_THREADS, or as many as there are cores.
+
+    Raises: UserError when the variable is not a count.
+    """
+    threads = os.environ.get("FER_OPENSET_THREADS")
+    if not threads:
+        return os.cpu_count() or 1
+    if not (threads.isdecimal() and int(threads)):
+        raise UserError(f"the environment variable FER_OPENSET_THREADS is {threads!r}; expected 1 or more.")
+    return int(threads)
+
+
 class Settings(BaseModel):
     """Base of all settings: strict types, unknown keys are errors, immutable."""
 

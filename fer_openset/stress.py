@@ -14,7 +14,7 @@ PUBLISHED_MEAN = "noisy_label"  # the paper's method, whose mean over the seven 
 def by_pool(runs, dataset, preset, open_classes, metric="auroc"):
     """Methods by pool, as text with intervals: rows `full`, then the pools of params/pools that have runs.
 
-    Aligned runs with the methods' own settings. Returns: table with columns images and open share first, then a column a
+    Aligned runs with the methods' own settings. Returns: table with columns images and open share, then a column a
     method; empty without runs.
     """
     rows = _aligned(runs, dataset, preset)
@@ -24,11 +24,8 @@ def by_pool(runs, dataset, preset, open_classes, metric="auroc"):
         part = rows[rows["variant"] == variant_name("default", pool)]
         if not part.empty and (pool == FULL or rows["variant"].str.startswith("pool_").any()):
             text = report.summary_table(part, dataset, preset, metric)[open_classes].droplevel(["alignment", "variant"])
-            first = part.iloc[0]
-            size = first["n_known"] + first["n_open"]
-            tables.append(
-                {"pool": pool, "images": f"{size:,}", "open": f"{first['n_open'] / size:.1%}", **text.to_dict()}
-            )
+            n_open, size = part["n_open"].iloc[0], part["n_open"].iloc[0] + part["n_known"].iloc[0]
+            tables.append({"pool": pool, "images": f"{size:,}", "open": f"{n_open / size:.1%}", **text.to_dict()})
     table = pd.DataFrame(tables)
     return table if table.empty else table.set_index("pool").fillna("")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fer_openset.datasets.ferplus_pixels import need_columns
-from fer_openset.datasets.image_files import digest_of, match, scan, stays_inside
+from fer_openset.datasets.image_files import digest_of, match, scan
+from fer_openset.datasets.pictures import paths_inside
 from fer_openset.errors import UserError
 from fer_openset.labels import AFFECTNET
 
@@ -32,6 +33,7 @@ def read_parts(root):
         raise UserError(f"{lists}: {' and '.join(LISTS.values())} name {listed[listed.duplicated()].iloc[0]} twice; "
                         "keep the row that is right.")  # fmt: skip
     kept = {split: frame[frame["label"] != ""] for split, (frame, _) in frames.items()}
+    paths_inside(images, listed)
     found = _scan_subfolders(images, listed)
     # A row without an expression may lack its picture: nobody looks at it.
     unused = set(listed) - set().union(*(frame["name"] for frame in kept.values()))
@@ -88,7 +90,6 @@ def _read_list(path):
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise UserError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); get the file again.") from None
     names = frame["subDirectory_filePath"]
-    _refuse(path, names, ~names.map(stays_inside).astype(bool), "must name a picture below the images' folder")
     number = pd.to_numeric(frame["expression"], errors="coerce")
     wrong = ~number.isin(range(NUMBERS))
     _refuse(path, names, wrong, f"has {frame['expression'][wrong].tolist()[:1]} as its expression, expected 0 to 10")

@@ -5,10 +5,9 @@ import time
 from collections import Counter
 
 import numpy as np
-from PIL import Image
 
 from fer_openset.datasets import expected, list_dataset
-from fer_openset.datasets.ferplus_pixels import UNREADABLE
+from fer_openset.datasets.pictures import picture_size
 from fer_openset.datasets.store import SPLITS
 from fer_openset.errors import UserError
 from fer_openset.labels import SETS
@@ -93,12 +92,12 @@ def _sizes(files, right):
     sizes, wrong = Counter(), []
     for path in files:
         try:
-            with Image.open(path) as image:
-                sizes[image.size] += 1
-                if right and image.size != tuple(right):
-                    wrong.append(f"{path}: {image.width} x {image.height} pixels")
-        except UNREADABLE:
+            width, height = picture_size(path)
+        except UserError:
             continue  # named among those that cannot be read
+        sizes[width, height] += 1
+        if right and [width, height] != list(right):
+            wrong.append(f"{path}: {width} x {height} pixels")
     common = ", ".join(f"{w} x {h}: {count:,}" for (w, h), count in sizes.most_common(NAMED))
     more = f", and {len(sizes) - NAMED:,} other sizes" if len(sizes) > NAMED else ""
     what = f"{len(wrong)} pictures are not {right[0]} x {right[1]} pixels" if right else ""

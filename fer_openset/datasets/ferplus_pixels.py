@@ -2,17 +2,16 @@
 
 import hashlib
 import os
-import warnings
 
 import numpy as np
 from PIL import Image
 
+from fer_openset.datasets.pictures import read_picture
 from fer_openset.errors import UserError
 
 VOTES_FILE, PIXELS_FILE = "fer2013new.csv", "fer2013.csv"
 FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 SIDE = 48  # of a FER2013 face
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def need_columns(path, found, needed):
@@ -62,27 +61,7 @@ def check_pngs(base, votes):
 def png_decoder(base, kept, size):
     """Decoder of the PNG files of the rows `kept`. Shapes: decode(start, stop) -> (n, 1, size, size) uint8."""
     files = list(zip(kept["folder"], kept["name"], strict=True))
-    return lambda start, stop: np.stack([_png_face(base / folder / name, size) for folder, name in files[start:stop]])
-
-
-def _png_face(path, size):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG",)) as image:
-                if image.mode.startswith("I"):  # Pillow would cut every value above 255
-                    raise ValueError("16 bits a pixel; expected 8")
-                return _face(image, size)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not readable as a PNG image ({error}); get the file again.") from None
-
-
-def _face(image, size):
-    """(1, size, size) uint8 grey; another size is resized with antialiasing."""
-    grey = image.convert("L")
-    if grey.size != (size, size):
-        grey = grey.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(grey)[None]
+    return lambda start, stop: np.stack([read_picture(base / f / name, 1, size) for f, name in files[start:stop]])
 
 
 class Fer2013File:
@@ -145,7 +124,10 @@ class Fer2013File:
             values = b""
         if len(values) != SIDE * SIDE:
             raise UserError(f"{self.path}: line {position + 2} has no {SIDE * SIDE} pixels of 0..255; get it again.")
-        return _face(Image.frombytes("L", (SIDE, SIDE), values), self.size)
+        face = Image.frombytes("L", (SIDE, SIDE), values)
+        if self.size != SIDE:  # as read_picture does
+            face = face.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return np.asarray(face)[None]
 
 
 def _fields(line):

@@ -2,17 +2,11 @@
 
 import hashlib
 import os
-import warnings
-from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from fer_openset.datasets.ferplus_pixels import UNREADABLE
+from fer_openset.datasets.pictures import ENDINGS, paths_inside, read_picture
 from fer_openset.errors import UserError
-
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF")
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def need_folder(folder, what):
@@ -24,12 +18,15 @@ def need_folder(folder, what):
 def scan(folder, ending=ENDINGS):
     """Files of `folder` whose names end so, in any case: {name: (bytes, time of change)}, in the order of their names.
 
-    Hidden files are passed over. Raises: UserError for a folder that cannot be read and a name that is not UTF-8.
+    Hidden files are passed over. Raises: UserError for a folder that cannot be read, a name that is not UTF-8 and a
+    symbolic link that leads out of the folder.
     """
     found = {}
     try:
         for entry in os.scandir(folder):
             if entry.name.lower().endswith(ending) and not entry.name.startswith(".") and entry.is_file():
+                if entry.is_symlink():
+                    paths_inside(folder, [entry.name])
                 stat = entry.stat()
                 found[_utf8(entry.name, folder)] = stat.st_size, stat.st_mtime_ns
     except OSError as error:
@@ -61,13 +58,6 @@ def _more(names):
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def stays_inside(name):
-    """Whether a relative path from a list leads to a file below the folder it is relative to."""
-    path = PurePosixPath(name)
-    inside = not path.is_absolute() and ".." not in path.parts and path.name == name.rsplit("/", 1)[-1] != ""
-    return inside and not set(name) & {"\\", "\0"} and ":" not in path.parts[0]
-
-
 def digest_of(found):
     """sha256 over names, sizes and times as `scan` gives them: it changes when a file does, and none is opened."""
     digest = hashlib.sha256()
@@ -77,37 +67,9 @@ def digest_of(found):
 
 
 def rgb_decoder(paths, size, boxes=None):
-    """Decoder of picture files. Shapes: decode(start, stop) -> (stop - start, 3, size, size) uint8.
+    """Decoder of colour pictures. Shapes: decode(start, stop) -> (stop - start, 3, size, size) uint8.
 
-    boxes: for each path the part of the picture to take, (left, top, right, bottom) in pixels, or None for all of it.
+    boxes: for each path the part of the picture to take, (left, top, right, bottom) in pixels; None: all of it.
     """
     boxes = boxes or [None] * len(paths)
-    return lambda start, stop: np.stack([
-        read_rgb(path, size, box) for path, box in zip(paths[start:stop], boxes[start:stop], strict=True)
-    ])  # fmt: skip
-
-
-def read_rgb(path, size, box=None):
-    """One picture as (3, size, size) uint8; another size is resized with antialiasing, a box cut to the picture first.
-
-    Raises: UserError that names the file when it is no readable picture.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if image.mode.startswith(("I", "F")):  # Pillow would cut every value above 255
-                    raise ValueError("more than 8 bits a pixel; expected 8")
-                colour = image.convert("RGB")
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not readable as an image ({error}); get the file again.") from None
-    if box is not None:
-        left, top, right, bottom = box
-        box = max(left, 0), max(top, 0), min(right, colour.width), min(bottom, colour.height)
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise UserError(f"{path}: its face box lies outside the picture of {colour.width} x {colour.height} "
-                            "pixels; get the list and the picture again.")  # fmt: skip
-        colour = colour.crop(box)
-    if colour.size != (size, size):
-        colour = colour.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(colour).transpose(2, 0, 1)
+    return lambda start, stop: np.stack([read_picture(paths[i], 3, size, boxes[i]) for i in range(start, stop)])

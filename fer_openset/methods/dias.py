@@ -16,7 +16,7 @@ from pydantic import Field
 from pytorch_ood.detector import MaxSoftmax
 
 from fer_openset.augment import AugmentSettings, SizeSettings, normalise, resize, train_view
-from fer_openset.backbones import copy_weights, new_net
+from fer_openset.backbones import copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, data_digest, predict
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
@@ -125,7 +125,11 @@ class Simulator:
 
     def _classifier(self, name, init, prepare, step):
         task, backbone = self.task, self.settings.backbone
-        net = new_net(backbone, len(task.known_classes), stream_seed(task.seed, "dias", name))
+        net = new_net(
+            layout_of(backbone, task.f_close.backbone, init),
+            len(task.known_classes),
+            stream_seed(task.seed, "dias", name),
+        )
         if init == "f_close":
             copy_weights(net, task.f_close.net.state_dict(), "dias: the weights of f_close", backbone)
         net = task.device.place(prepare(net))

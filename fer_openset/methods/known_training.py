@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from fer_openset.augment import AugmentSettings, train_view
-from fer_openset.backbones import copy_known, new_net
+from fer_openset.backbones import copy_known, layout_of, new_net
 from fer_openset.closed_set import batch_of, data_digest, predict
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 
@@ -33,7 +33,8 @@ def wider_learner(method, task, settings, more):
     Raises: UserError when f_close has another backbone than the settings ask for.
     """
     seed = stream_seed(task.seed, method, "net")
-    net = new_net(settings.backbone, len(task.known_classes) + more, seed, zero_head=False)
+    backbone = layout_of(settings.backbone, task.f_close.backbone, settings.init)
+    net = new_net(backbone, len(task.known_classes) + more, seed, zero_head=False)
     if settings.init == "f_close":
         copy_known(net, task.f_close.net.state_dict(), f"{method}: the weights of f_close", settings.backbone)
     net = task.device.place(net)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from fer_openset.augment import AugmentSettings, SizeSettings
-from fer_openset.backbones import copy_weights, new_net
+from fer_openset.backbones import copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, closed_set_settings, predict, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
@@ -124,7 +124,8 @@ def loss_average(task, settings):
 
 
 def _learner(name, task, settings):
-    net = new_net(settings.backbone, len(task.known_classes), stream_seed(task.seed, name, "net"))
+    backbone = layout_of(settings.backbone, task.f_close.backbone, settings.init)
+    net = new_net(backbone, len(task.known_classes), stream_seed(task.seed, name, "net"))
     if settings.init == "f_close":
         copy_weights(net, task.f_close.net.state_dict(), "self_confidence: the weights of f_close", settings.backbone)
     net = task.device.place(net)

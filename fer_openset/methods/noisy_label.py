@@ -14,24 +14,23 @@ from pydantic import Field, model_validator
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, clean_view, train_view
-from fer_openset.backbones import copy_weights, new_net
-from fer_openset.checkpoint import load_tensors
+from fer_openset.backbones import copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.labels import check_name
 from fer_openset.methods.selection import select_clean, select_clean_per_class
 from fer_openset.methods.two_views import two_view_loss
-from fer_openset.settings import ROOT
+from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 
 EPOCH_SCORES = "epoch_scores.csv"
 
 
-class NoisyLabelSettings(OptimSettings, AugmentSettings):
+class NoisyLabelSettings(OptimSettings, AugmentSettings, StartSettings):
     """Settings of the method; origins stand in params/methods/noisy_label.yaml.
 
     attention, cycle_training: switches of Table 5 (the third, the LR cycle, is `schedule`). nets: 1 or 2.
-    init: weights both nets start from; `pretrained` reads `weights` (safetensors, this workbook's format).
+    init: weights both nets start from; see StartSettings for `pretrained`.
     warmup_epochs: epochs on the whole pool before selection starts. score_view: `clean`, or `noisy` as in the authors'
     code. score: `last` epoch's cross-entropy, or `trajectory`, the mean over epochs of the mean-centred one (O2U-Net).
 
@@ -43,11 +42,9 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings):
     it reads the pool's true labels.
     """
 
-    backbone: str = "resnet18"
     image_size: int = Field(ge=1)
     eval_batch_size: int = Field(512, ge=1)
     init: Literal["scratch", "f_close", "pretrained"]
-    weights: str = ""
     attention: bool = True
     consistency_weight: float = Field(ge=0)
     cycle_training: bool = True
@@ -132,7 +129,8 @@ def train(task, settings, label="noisy_label"):
             by_epoch[epoch] = torch.from_numpy(mean)
         return {}
 
-    identity = {**task.identity(), "alignment": task.alignment}
+    here = place_of(task.dataset, task.known_classes, task.seed)
+    identity = {**task.identity(), "alignment": task.alignment, **start_record(settings, here)}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder,
         f"{label} {task.alignment}", identity, after_epoch, {"by_epoch": by_epoch} if keep else None)  # fmt: skip
     if settings.keep_epochs:
@@ -179,16 +177,15 @@ def pool_rows(task):
 
 def _learner(name, task, settings):
     """A net whose body starts from `settings.init` and whose head is its own (different head seeds: two views)."""
-    net = new_net(settings.backbone, len(task.known_classes), stream_seed(task.seed, "body"), zero_head=False)
+    seed, n = stream_seed(task.seed, "body"), len(task.known_classes)
     if settings.init == "f_close":
+        net = new_net(layout_of(settings.backbone, task.f_close.backbone), n, seed, zero_head=False)
         copy_weights(net, task.f_close.net.state_dict(), "noisy_label: the weights of f_close", settings.backbone)
     elif settings.init == "pretrained":
-        if not settings.weights:
-            raise UserError("noisy_label: init: pretrained needs `weights`, the path of a safetensors file.")
-        path = ROOT / settings.weights
-        body = {k: v for k, v in load_tensors(path)[0].items() if k.startswith("body.")}
-        head = {f"head.{k}": v for k, v in net.head.state_dict().items()}
-        copy_weights(net, {**head, **body}, f"noisy_label: the weights of {path}", settings.backbone)
+        place = place_of(task.dataset, task.known_classes, task.seed)
+        net, _ = pretrained_net(settings, n, seed, place, zero_head=False)
+    else:
+        net = new_net(settings.backbone, n, seed, zero_head=False)
     if settings.init != "f_close":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(task.seed, name, "head"))

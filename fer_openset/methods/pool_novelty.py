@@ -17,23 +17,25 @@ from pydantic import Field, model_validator
 
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
-from fer_openset.backbones import copy_known, new_net
+from fer_openset.backbones import copy_known, layout_of, new_net
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.pool_sampling import log_odds, most_open, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
+from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 
 KNOWN_SCORES = "known_scores.csv"
 ORACLE = "oracle"
 
 
-class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
+class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSettings):
     """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
 
-    init: weights a network starts from; `f_close` gives its body and its K head rows. folds: parts of pool and training
-    images; a network trains on all but one and scores that one. repeats: how often both are split anew; scores are
-    averaged. known_per_pool: known training images seen in an epoch for each pool image (a fresh draw each epoch).
+    init: weights a network starts from; `f_close` gives its body and its K head rows, `pretrained` a body (see
+    StartSettings). folds: parts of pool and training images; a network trains on all but one and scores that one.
+    repeats: how often both are split anew; scores are averaged. known_per_pool: known training images seen in an epoch
+    for each pool image (a fresh draw each epoch).
     average_from: scores are averaged over the epochs from this one on (0 = the first). select_from: from this epoch on
     a network trains on the most open-looking part of its pool images alone, as large as the estimated open share
     (conditional value ignoring risk, Garg et al. 2021); 0 = never. mix_from: from this epoch on known training images
@@ -42,9 +44,8 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings):
     an image and its mirror.
     """
 
-    backbone: str = "resnet18"
     eval_batch_size: int = Field(512, ge=1)
-    init: Literal["scratch", "f_close"]
+    init: Literal["scratch", "f_close", "pretrained"]
     folds: int = Field(ge=2)
     repeats: int = Field(ge=1)
     known_per_pool: float = Field(gt=0)
@@ -186,7 +187,8 @@ def cross_fitted(task, settings, targets, label, one_split=False):
             chosen[fold.name] = fold.rows(task.seed, epoch, pool, weights)
         return chosen
 
-    identity = {**task.identity(), "targets": zlib.crc32(targets)}
+    place = place_of(task.dataset, task.known_classes, task.seed)
+    identity = {**task.identity(), "targets": zlib.crc32(targets), **start_record(settings, place)}
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)
     epochs = settings.epochs - settings.average_from
     times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs
@@ -196,8 +198,13 @@ def cross_fitted(task, settings, targets, label, one_split=False):
 
 
 def _learner(name, task, settings):
-    net = new_net(settings.backbone, len(task.known_classes) + 1, stream_seed(task.seed, name, "net"))
-    if settings.init == "f_close":
+    seed, n = stream_seed(task.seed, name, "net"), len(task.known_classes) + 1
+    if settings.init == "pretrained":
+        net, _ = pretrained_net(settings, n, seed, place_of(task.dataset, task.known_classes, task.seed))
+    elif settings.init == "scratch":
+        net = new_net(settings.backbone, n, seed)
+    else:
+        net = new_net(layout_of(settings.backbone, task.f_close.backbone), n, seed)
         known = task.f_close.net.state_dict()
         copy_known(net, known, "pool_novelty: the weights of f_close", settings.backbone)
     net = task.device.place(net)

@@ -1,7 +1,5 @@
 """Tables of ablations: differences by hand, ticks that follow the settings, and sweeps from scores kept by epoch."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,23 +66,3 @@ def test_scores_kept_by_epoch_become_the_sweep(workplace):
     report.write_epochs(workplace.results / "none")
     assert report.epochs_path().read_bytes() == text
     assert report.sweep(table, "fig5_resnet50", "synthetic", "demo").empty
-
-
-def test_sweep_points_for_the_figure(workplace):
-    where = SimpleNamespace(dataset="synthetic", preset="demo", open_classes="surprise")
-    runs = rows({"auroc": 0.6, "variant": "r18_weight_1"}, {"auroc": 0.7, "variant": "r50_weight_10"}, {"auroc": 0.1},
-                {"auroc": 0.2, "variant": "r18_weight_1", "alignment": "as_released"})  # fmt: skip
-    key = {**WHERE, "open_classes": "surprise", "alignment": "aligned", "seed": 0}
-    epochs = [
-        {**key, "variant": v, "epoch": e, "auroc": e / 100}
-        for v in ("r18_weight_5", "r18_weight_1")
-        for e in (5, 10, 20)
-    ]
-    points = report.fig5_points(runs, pd.DataFrame(epochs), where)
-    assert points["consistency_weight"][["group", "x", "mean"]].values.tolist() == [
-        ["resnet18", 1.0, 0.6],
-        ["resnet50", 10.0, 0.7],
-    ]
-    assert points["epochs"][["group", "x", "mean"]].values.tolist() == [["resnet18", 10, 0.1], ["resnet18", 20, 0.2]]
-    empty = report.fig5_points(runs[:0], report.read_epochs(), where)
-    assert empty["epochs"].empty and empty["consistency_weight"].empty

@@ -104,7 +104,7 @@ def place(workplace, monkeypatch):
     monkeypatch.setattr(closed_set, "PARAMS", workplace.results / "closed_set.yaml")
     workplace.results.mkdir()
     (workplace.results / "closed_set.yaml").write_text(
-        "image_size: 32\nlr: 0.02\nepochs: 3\nbatch_size: 32\nflip: 0.0\npresets: {smoke: {}, demo: {}}\n"
+        "image_size: 32\nlr: 0.02\nepochs: 3\nbatch_size: 16\nflip: 0.0\npresets: {smoke: {}, demo: {}}\n"
     )
     return workplace
 
@@ -141,12 +141,12 @@ def test_following_f_close_gives_the_epochs_of_a_plain_training_and_resumes(plac
     model, _ = closed_set.train_closed_set(
         step.dataset, step.protocol, closed_set_settings("demo"), CPU, 0, place.results / "plain"
     )
-    outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, closed_set_settings("demo"), CPU)
-    last = pd.DataFrame(list(audit_epochs.scored(step, outputs.logits)))
+    outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, closed_set_settings("demo"), CPU).logits
+    last = pd.DataFrame(list(audit_epochs.scored(step, outputs)))
     pd.testing.assert_frame_equal(table[table["epoch"] == 3][last.columns].reset_index(drop=True), last)
     grouped = table[table["epoch"] == 3].set_index(["alignment", "method"])["auroc"]
     assert grouped["aligned", "msp"] == pytest.approx(grouped["aligned", "pseudo_label_ce"])
-    assert grouped["as_released", "pseudo_label_ce"] > grouped["as_released", "msp"] + 0.1
+    assert grouped["as_released", "pseudo_label_ce"] > grouped["as_released", "msp"] + 0.2
 
     def never(*arguments):
         raise AssertionError("trained again")

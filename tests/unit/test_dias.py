@@ -19,6 +19,7 @@ from fer_openset.closed_set import ClosedModel, batch_of
 from fer_openset.datasets import Dataset
 from fer_openset.errors import UserError
 from fer_openset.methods import dias as module
+from fer_openset.methods import method_settings
 from fer_openset.methods.dias import DiasSettings, Simulator, dias, smoothed, staged
 from fer_openset.methods.gan import Discriminator, Generator, new_gan
 from fer_openset.methods.task import Task
@@ -411,7 +412,16 @@ def test_a_gan_depends_on_its_seed_alone():
     assert len(equal(first, again)) == len(first) and not torch.equal(first["body.0.weight"], other["body.0.weight"])
 
 
-# Errors
+# Settings and errors
+
+
+def test_the_paper_preset_holds_the_authors_values_and_the_cpu_preset_fine_tunes():
+    paper, cpu = (method_settings("dias", preset) for preset in ("paper", "cpu"))
+    assert (paper.gan_weight, paper.copycat_weight, paper.copycat_smoothing) == (0.1, 0.1, 0.5)
+    assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs) == ("sgd", 0.1, 64, 200)
+    assert (paper.schedule, paper.milestones, paper.gamma) == ("steps", (60, 120, 180), 0.1)
+    assert (paper.gan_lr, paper.gan_beta1, paper.noise_size, paper.init) == (2e-4, 0.5, 100, "scratch")
+    assert (cpu.init, cpu.optimizer, cpu.lr) == ("f_close", "adam", 2e-4)
 
 
 def test_colour_images_of_another_size_work(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from fer_openset import closed_set, pipeline, runs
 from fer_openset.datasets import classes_of, load_dataset
 from fer_openset.errors import UserError
 from fer_openset.labels import AMBIGUOUS, BASIC, COMPOUND, CONTEMPT, OBJECTS
-from fer_openset.methods import method_settings, run_method
 from fer_openset.settings import DetectionParameters
 from workflow.grid import load_grid
 
@@ -59,15 +58,15 @@ def test_from_the_folder_to_a_row_of_the_table(place, dataset, open_classes, kno
         WRITERS[dataset](place.data / FOLDERS.get(dataset, dataset))
     given = {"dataset": dataset, "open_classes": open_classes, "method": "msp"}
     step = pipeline.open_step(DetectionParameters.build(given, "test"))
-    task = pipeline.need_task(step)
-    settings = method_settings("msp", "smoke")
-    scores = run_method("msp", task, settings)
-    row = pipeline.save_scores(step, settings, scores, pipeline.evaluate(step, task, scores))
-    assert step.protocol.known_classes == task.f_close.classes == known
+    detection = pipeline.detect(step, pipeline.need_tasks(step))["msp"]
+    row = pipeline.save_scores(step, detection, pipeline.evaluate(step, detection))
+    assert step.protocol.known_classes == detection.task.f_close.classes == known
     found = step.protocol.pool["part"].value_counts()
     if parts:
         assert tuple(found.get(part, 0) for part in ("closed test", "open train", "open test")) == parts
-    assert scores.notna().all() and row["n_open"] == found.filter(like="open").sum() and 0 <= row["auroc"] <= 1
+    assert (
+        detection.scores.notna().all() and row["n_open"] == found.filter(like="open").sum() and 0 <= row["auroc"] <= 1
+    )
     written = runs.load_record(
         place.results / "runs" / dataset / "smoke" / row["open_classes"] / "seed0" / "closed_set"
     )

@@ -286,8 +286,7 @@ def bomb(path):
         lambda path: path.write_bytes(path.read_bytes()[:20]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"no picture"),
-        lambda path: Image.fromarray(face(0)).save(path, "JPEG"),
-        lambda path: Image.fromarray(face(0).astype(np.uint16) * 257).save(path),
+        lambda path: Image.fromarray(face(0)).save(path, "PPM"),
         lambda path: Image.new("1", (10_000, 10_000)).save(path),
         bomb,
     ],
@@ -296,7 +295,7 @@ def test_an_unreadable_png_is_named(tree, tmp_path, spoil):
     path = tree / "FER2013Test" / "fer0000006.png"
     spoil(path)
     message = said(tree, tmp_path / "cache")
-    assert message.startswith(f"{path}: not readable as a PNG image (")
+    assert message.startswith(f"{path}: not readable as an image (")
     assert not list((tmp_path / "cache").rglob("images.npy"))
 
 

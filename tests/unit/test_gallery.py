@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from ink import overlap, texts_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fer_openset import arrays, our_plates, paper_data, paper_plates, plates, report, style
@@ -12,7 +13,6 @@ from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
 from fer_openset.methods import METHODS
 from fer_openset.runs import RunFolder
-from tests.unit.test_figures import overlap, texts_of
 
 WHERE = RunFolder("ferplus", "cpu", "surprise", 0)
 MADE_UP = RunFolder("synthetic", "demo", "surprise", 0)
@@ -30,7 +30,7 @@ def fill(folder, methods, classes=BASIC, seed=0):
         "commit": "c0ffee",
     }
     row |= {"alignment": "aligned", "n_known": 150, "n_open": 150, "device": "cpu"}
-    settings = [("default", 150), ("lambda2", 150), ("lambda9", 150), ("one_label", 150), ("rare", 15)]
+    settings = [("default", 150), ("lambda2", 150), ("lambda9", 150), ("one_label", 150), ("pool_open_10", 15)]
     rows = [row | {"dataset": d, "preset": p, "open_classes": c, "method": m, "variant": v, "n_open": n}
             for d, p in (("ferplus", "cpu"), ("synthetic", "demo")) for c in classes for m in methods
             for v, n in (settings if m == "noisy_label" and c == "surprise" else settings[:1])]  # fmt: skip
@@ -39,10 +39,11 @@ def fill(folder, methods, classes=BASIC, seed=0):
     runs["auroc_lo"], runs["auroc_hi"] = runs["auroc"] - 0.02, runs["auroc"] + 0.01
     (folder / "tables").mkdir(parents=True)
     runs.to_csv(folder / "tables" / "runs.csv", index=False)
-    changed = [("lambda2", "consistency_weight", 2), ("lambda9", "consistency_weight", 9),
-               ("one_label", "oracle_open_label", "happiness")]  # fmt: skip
-    pd.DataFrame([("ferplus", "cpu", "noisy_label", v, k, json.dumps(x)) for v, k, x in changed],
-                 columns=["dataset", "preset", "method", "variant", "setting", "value"],
+    weights = {"default": 5.0, "lambda2": 2.0, "lambda9": 9.0}
+    changed = [(v, {"backbone": "resnet18", "consistency_weight": x}) for v, x in weights.items()]
+    changed.append(("one_label", {"backbone": "resnet18", "consistency_weight": 5.0, "oracle_open_label": "happiness"}))
+    pd.DataFrame([("ferplus", "cpu", "noisy_label", v, json.dumps(s)) for v, s in changed],
+                 columns=["dataset", "preset", "method", "variant", "settings"],
                  ).to_csv(folder / "tables" / "variants.csv", index=False)  # fmt: skip
     shares = [("ferplus", "cpu", c, "aligned", "pool_novelty", "default", 0, 0.5, 0.45, 0.55, 0.52, 0.9, 0.1, "c0ffee")
               for c in classes]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import CPU, killed_at_call, small_net, task_of, tiny_dataset
 
-from fer_openset import metrics
+from fer_openset import metrics, pretrained
 from fer_openset.augment import train_view
 from fer_openset.backbones import attention_maps
 from fer_openset.checkpoint import save_tensors
@@ -279,6 +279,7 @@ def test_from_f_close_both_nets_are_f_close_and_f_close_stays_as_it_is(tmp_path,
 def test_pretrained_takes_the_body_and_a_fresh_head(tmp_path, small, monkeypatch):
     face = small_net("small", 10, 42, zero_head=False)  # ten classes of something else
     save_tensors(tmp_path / "face.safetensors", face.state_dict())
+    monkeypatch.setattr(pretrained, "new_net", small_net)
     settings = settings_of(init="pretrained", weights=str(tmp_path / "face.safetensors"))
     f1, f2 = nets_at_start(planted(tmp_path)[0], settings, monkeypatch)
     assert all(torch.equal(f[k], v) for f in (f1, f2) for k, v in face.state_dict().items() if k.startswith("body."))
@@ -292,7 +293,7 @@ def test_pretrained_weights_that_cannot_be_used_are_one_sentence(tmp_path, monke
     for weights, word in (
         ("", "needs `weights`"),
         ("none.safetensors", "there is no such file"),
-        ("junk.safetensors", "no readable safetensors file"),
+        ("junk.safetensors", "no readable weights"),
         ("small.safetensors", "do not fit resnet18"),
     ):
         path = str(tmp_path / weights) if weights else ""

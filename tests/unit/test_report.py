@@ -214,9 +214,12 @@ def test_targets_file_problems(tmp_path):
 
 PUBLISHED = pd.DataFrame(
     [("1", "ferplus", "surprise", "msp", m, v) for m, v in (("auroc", 0.7), ("fpr_at_tpr95", 0.7))]
+    + [("1", name, "surprise", "msp", "auroc", 0.7) for name in ("cifar10", "affectnet")]
     + [("1", "ferplus", "mean", "msp", "auroc", 0.1), ("4", "ferplus", "surprise", "msp", "auroc", 0.7)],
     columns=["table", "dataset", "open_classes", "method", "metric", "value"],
 )
+# What f_close started from; an entry that is missing is unknown.
+WEIGHTS = {(name, "paper"): "pretrained" for name in ("ferplus", "rafdb")} | {("cifar10", "paper"): "random"}
 
 
 @pytest.mark.parametrize(
@@ -229,23 +232,25 @@ PUBLISHED = pd.DataFrame(
         ({"auroc": 0.68, "auroc_lo": 0.67, "auroc_hi": 0.689}, "worse"),
         ({"auroc": 0.7, "preset": "cpu"}, "not comparable (preset cpu)"),
         ({"auroc": 0.7, "variant": "scratch"}, "not comparable (variant scratch)"),
+        ({"auroc": 0.7, "dataset": "cifar10"}, "not comparable (initial weights random)"),
+        ({"auroc": 0.7, "dataset": "affectnet"}, "not comparable (initial weights unknown)"),
         ({"auroc": 0.7, "method": "energy"}, "no published value"),
         ({"auroc": 0.7, "dataset": "rafdb"}, "no published value"),
     ],
 )
 def test_verdict(change, verdict):
-    compared = report.compare_with_paper(frame(change), published=PUBLISHED)
+    compared = report.compare_with_paper(frame(change), published=PUBLISHED, weights=WEIGHTS)
     assert len(compared) == 1 and compared["verdict"][0] == verdict and compared["alignment"][0] == "aligned"
 
 
 def test_verdict_knows_that_a_low_fpr_is_good():
     runs = frame({"fpr_at_tpr95": 0.5}, {"fpr_at_tpr95": 0.8, "alignment": "as_released"})
-    compared = report.compare_with_paper(runs, "fpr_at_tpr95", PUBLISHED).set_index("alignment")
+    compared = report.compare_with_paper(runs, "fpr_at_tpr95", PUBLISHED, WEIGHTS).set_index("alignment")
     assert compared["verdict"].to_dict() == {"aligned": "better", "as_released": "worse"}
 
 
 def test_comparison_never_shows_synthetic_smoke_or_demo():
     runs = frame({}, {"dataset": "synthetic", "seed": 1}, {"preset": "demo", "seed": 2}, {"preset": "smoke", "seed": 3})
-    compared = report.compare_with_paper(runs)
+    compared = report.compare_with_paper(runs, weights=WEIGHTS)
     assert len(compared) == 1 and compared["n"][0] == 1
     assert compared["published"][0] == 0.406 and compared["verdict"][0] == "better"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_openset.datasets import Dataset, load_dataset, store
+from fer_openset.datasets import Dataset, load_dataset, partial, store
 from fer_openset.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def test_rows_keep_their_order_and_are_decoded_once_in_small_chunks(tmp_path, mo
 
     first = store.open_store(listing(decode=decode), tmp_path)
     again = store.open_store(listing(decode=decode), tmp_path)
-    assert asked == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    assert sorted(asked) == [(0, 3), (3, 6), (6, 9), (9, 10)]
     assert first.shape == (10, 1, 4, 4) and first.dtype == np.uint8
     assert first[:, 0, 0, 0].tolist() == again[:, 0, 3, 3].tolist() == list(range(10))
     assert isinstance(first, np.memmap) and not first.flags.writeable
@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
     def full(path, mode="r", **options):
         return builtins.open("/dev/full" if mode == "wb" else path, mode, **options)
 
-    monkeypatch.setattr(store, "open", full, raising=False)
+    monkeypatch.setattr(partial, "open", full, raising=False)
     with pytest.raises(UserError, match=r"images\.npy: the disk is full.*free some space"):
         store.open_store(listing(), tmp_path)
     monkeypatch.undo()
@@ -151,32 +151,128 @@ def test_two_processes_build_one_store_once(tmp_path):
     answers = [builder.communicate(timeout=60)[0].splitlines()[-1] for builder in builders]
     assert [b.returncode for b in builders] == [0, 0]
     assert answers == [str(int(pixels(0, 40).sum()))] * 2
-    assert log.read_text().split() == [str(i) for i in range(0, 40, 5)]  # nobody decoded a chunk a second time
+    assert sorted(map(int, log.read_text().split())) == list(range(0, 40, 5))  # nobody decoded a chunk a second time
     assert files(tmp_path / "cache") == [listing(40).key, f"{listing(40).key}/images.npy"]
 
 
-def test_sigkill_while_building_leaves_nothing_that_looks_finished(tmp_path):
+def test_a_build_that_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     cache, log = tmp_path / "cache", tmp_path / "log"
     builder = start_builder(cache, log, delay=0.3)
     wait_for(lambda: log.exists() and len(log.read_text().split()) >= 3)
     # While it lives, another store's builder must not take its half-written file for rubbish.
     store.open_store(listing(material="other"), cache)
-    half = list((cache / listing(40).key).glob(".images.npy.*"))
-    assert len(half) == 1
+    folder = cache / listing(40).key
+    assert {p.name for p in folder.glob(".images*")} == {".images.npy.partial", ".images.npy.partial.sums"}
     builder.kill()
     builder.communicate()
-    assert half[0].exists() and not (cache / listing(40).key / "images.npy").exists()
+    assert not (folder / "images.npy").exists()
 
-    assert np.array_equal(store.open_store(listing(40), cache), pixels(0, 40))
-    assert not half[0].exists()
+    store.open_store(listing(material="third"), cache)  # nor does a dead builder's beginning go at once
+    monkeypatch.setattr(store, "CHUNK_BYTES", 80)
+    asked = []
+
+    def decode(start, stop):
+        asked.append(start)
+        return pixels(start, stop)
+
+    assert np.array_equal(store.open_store(listing(40, decode), cache), pixels(0, 40))
+    assert min(asked) >= 5 and "going on after" in capsys.readouterr().out
+    assert files(folder) == ["images.npy"]
 
 
-def test_what_a_killed_builder_left_goes_when_any_store_is_built(tmp_path):
+def begun(folder, chunks=4):
+    """What a builder leaves that was killed after `chunks` of eight chunks of five rows."""
+
+    def decode(start, stop):  # fmt: skip
+        if start == 5 * chunks:
+            raise KeyboardInterrupt
+        return pixels(start, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.open_store(listing(40, decode), folder)
+    return folder / listing(40).key / ".images.npy.partial"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kept"),
+    [
+        (lambda data, sums: (data, sums), 20),
+        (lambda data, sums: (data + b"half a chunk", sums), 20),
+        (lambda data, sums: (data, sums + b"123 8"), 20),
+        (lambda data, sums: (data[:-1], sums), 15),
+        (lambda data, sums: (data, sums[:-3]), 15),
+        (lambda data, sums: (data[:-60] + b"\0" + data[-59:], sums), 15),  # the last write never reached the disk
+        (lambda data, sums: (b"?" + data[1:], sums), 0),
+        (lambda data, sums: (b"", b""), 0),
+        (lambda data, sums: (data, b"\xff\n" + sums), 0),
+        (lambda data, sums: (data, b"0 99999999999999999999\n"), 0),
+    ],
+)
+def test_of_a_beginning_only_what_is_whole_is_kept(tmp_path, monkeypatch, spoil, kept):
+    monkeypatch.setattr(store, "CHUNK_BYTES", 80)
+    monkeypatch.setattr(store, "thread_count", lambda: 1)
+    path = begun(tmp_path)
+    sums = path.with_name(path.name + ".sums")
+    data, lines = spoil(path.read_bytes(), sums.read_bytes())
+    path.write_bytes(data)
+    sums.write_bytes(lines)
+    asked = []
+
+    def decode(start, stop):
+        asked.append(start)
+        return pixels(start, stop)
+
+    assert np.array_equal(store.open_store(listing(40, decode), tmp_path), pixels(0, 40))
+    assert min(asked) == kept
+
+
+def test_without_locks_a_build_starts_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK_BYTES", 80)
+    path = begun(tmp_path)
+    monkeypatch.setattr(store, "fcntl", None)
+    assert np.array_equal(store.open_store(listing(40), tmp_path), pixels(0, 40))
+    assert path.exists()  # who knows whether its builder still lives
+
+
+def test_what_killed_builders_left_goes_when_any_store_is_built(tmp_path):
     left = tmp_path / "0123" / ".images.npy.abc"
     left.mkdir(parents=True)
     (left / "images.npy").write_bytes(b"half")
+    old, young = tmp_path / "45" / ".images.npy.partial", tmp_path / "67" / ".images.npy.partial"
+    for path in (old, young):
+        path.parent.mkdir()
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
     store.open_store(listing(), tmp_path)
-    assert not left.exists()
+    assert not left.exists() and not old.exists() and young.exists()
+
+
+def test_few_chunks_are_alive_at_one_time(tmp_path, monkeypatch):
+    """However slow the disk: the decoders wait for the writer."""
+    monkeypatch.setattr(store, "CHUNK_BYTES", 80)
+    monkeypatch.setattr(store, "thread_count", lambda: 4)
+    alive, most = [0], [0]
+
+    class Chunk(np.ndarray):
+        def __del__(self):
+            alive[0] -= self.shape == (5, *SHAPE) and self.base is not None
+
+    def decode(start, stop):
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        return pixels(start, stop).view(Chunk)
+
+    slow = partial.Partial.append
+    monkeypatch.setattr(partial.Partial, "append", lambda self, chunk: (time.sleep(0.005), slow(self, chunk)))
+    store.open_store(listing(400, decode), tmp_path)
+    assert 2 <= most[0] <= 2 * 4 + 4
+
+
+def test_ids_with_line_breaks_keep_apart(tmp_path):
+    assert listing(2, ids=["a\nb", "c"]).key != listing(2, ids=["a", "b\nc"]).key
+    assert listing(2, ids=["a\\nb", "c"]).key != listing(2, ids=["a\nb", "c"]).key
+    with pytest.raises(UserError, match="not UTF-8; rename the file"):
+        listing(1, ids=[os.fsdecode(b"\xff.png")])
 
 
 def test_an_empty_listing_is_refused(tmp_path):

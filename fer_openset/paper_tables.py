@@ -1,0 +1,189 @@
+"""Tables 1 to 5 in the paper's shape: published beside measured, with rank, interval and verdict, as CSV and LaTeX.
+
+Real faces only: rows of the synthetic faces and of the smoke and demo presets are never among them.
+"""
+
+import pandas as pd
+
+from fer_openset import report
+from fer_openset.atomic import write_csv, write_text
+from fer_openset.labels import check_name
+from fer_openset.methods import METHODS
+from fer_openset.settings import results_dir
+from fer_openset.variants import DEFAULT, changes, initial_weights, read_variants
+
+TITLES = {
+    "1": "one open class", "2": "two and three open classes", "3": "compound expressions and contempt",
+    "4": "online detection", "5": "ablation of the three parts",
+}  # fmt: skip
+STAND_INS = {"3": ("contempt", "ambiguous")}  # measured on other datasets than the paper's
+METHODS_OF = {"4": ("noisy_label", "noisy_label_online"), "5": None}
+PARTS = {
+    "attention": ("attention", True),
+    "cycle_lr": ("schedule", "cycle"),
+    "cycle_training": ("cycle_training", True),
+}
+KEYS = ["dataset", "open_classes", "method", "metric"]
+COLUMNS = (
+    *("table", "dataset", "preset", "open_classes", "method", "metric", "alignment", "published", "mean", "lo", "hi"),
+    *("n", "rank_published", "rank_measured", "verdict"),
+)
+
+
+def paper_table(number, runs, variants=None):
+    """One table of the paper as tidy rows: every published value, and every measured one of its open classes.
+
+    runs: the tidy table; variants: as `read_variants` gives it. A published value without a run has the verdict `no
+    runs yet`. Ranks are among the paper's methods of one dataset, preset, alignment, open class and metric: `2 of 5`.
+    Means over open classes are measured only where all of them ran. Returns: a table with COLUMNS.
+    """
+    check_name(number, tuple(TITLES), "table of the paper")
+    variants = read_variants() if variants is None else variants
+    published = report.targets()
+    published = published[published["table"] == number].rename(columns={"value": "published"})
+    runs = _rows(number, report.real_runs(runs), variants, published)
+    parts = [report.summarise(runs, metric).assign(metric=metric) for metric in published["metric"].unique()]
+    measured = _with_means(pd.concat(parts), published)
+    table = published[[*KEYS, "published"]].merge(measured, "outer", KEYS)
+    weights = initial_weights(variants)
+    table["verdict"] = [_verdict(row, weights) for row in table.itertuples()]
+    table["rank_published"] = _ranks(table, "published")
+    table["rank_measured"] = _ranks(table, "mean")
+    table = table.assign(table=number)[list(COLUMNS)]
+    order = [_order(row, published) for row in table.itertuples()]
+    return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def _rows(number, runs, variants, published):
+    """The runs that belong into this table."""
+    asked = {*published["open_classes"], *STAND_INS.get(number, ())}
+    runs = runs[runs["open_classes"].isin(asked)]
+    if number == "5":
+        return _by_parts(runs, variants)
+    runs = runs[runs["variant"] == DEFAULT]
+    return runs[runs["method"].isin(METHODS_OF[number])] if number in METHODS_OF else runs
+
+
+def _by_parts(runs, variants):
+    """Rows of noisy_label named by the parts that are on, and the baseline; variants that change more are left out."""
+    kept = [runs[(runs["method"] == "msp") & (runs["variant"] == DEFAULT)]]
+    settings = {setting for setting, _ in PARTS.values()}
+    for (dataset, preset), rows in runs[runs["method"] == "noisy_label"].groupby(["dataset", "preset"]):
+        changed = changes(variants, dataset, preset, "noisy_label") or {DEFAULT: {}}
+        for variant, mine in changed.items():
+            if set(mine) <= settings and (mine or variant == DEFAULT):
+                on = [part for part, (setting, value) in PARTS.items() if mine.get(setting, value) == value]
+                kept.append(rows[rows["variant"] == variant].assign(method="+".join(on) or "none", variant=DEFAULT))
+    return pd.concat(kept)
+
+
+def _with_means(measured, published):
+    """Measured rows, and their means over open classes where the table has such a column and every class ran."""
+    classes = {o for o in published["open_classes"] if o != "mean"}
+    if "mean" not in set(published["open_classes"]) or measured.empty:
+        return measured
+    keys = ["dataset", "preset", "alignment", "method", "variant", "metric"]
+    groups = measured[measured["open_classes"].isin(classes)].groupby(keys)
+    means = groups[["mean", "n"]].agg({"mean": "mean", "n": "min"})[groups["open_classes"].nunique() == len(classes)]
+    return pd.concat([measured, means.reset_index().assign(open_classes="mean")])
+
+
+def _verdict(row, weights):
+    if pd.isna(row.mean):
+        return report.NO_RUNS
+    return report.verdict(row, row.metric, weights)
+
+
+def _ranks(table, column):
+    """`2 of 5` among the paper's methods that have a value; empty for the others."""
+    ranked = table[table["method"].isin(report.PAPER_METHODS) & table[column].notna()]
+    if column == "published":  # a value that stands beside several measured rows counts once
+        ranked = ranked.assign(preset="", alignment="").drop_duplicates(KEYS)
+    groups = ranked.groupby(["dataset", "preset", "alignment", "open_classes", "metric"], dropna=False)[column]
+    down = ranked["metric"].isin(report.LOWER_IS_BETTER)
+    place = groups.rank(method="min", ascending=False).where(~down, groups.rank(method="min"))
+    words = place.astype(int).astype(str) + " of " + groups.transform("size").astype(int).astype(str)
+    if column == "published":
+        by_key = dict(zip(map(tuple, ranked[KEYS].to_numpy()), words, strict=True))
+        return [by_key.get(tuple(key), "") for key in table[KEYS].to_numpy()]
+    return words.reindex(table.index).fillna("")
+
+
+def _order(row, published):
+    classes = _class_order(published)
+    where = row.metric, row.dataset, str(row.preset), str(row.alignment)
+    return *where, _method_order(row.method), classes.index(row.open_classes)
+
+
+def _class_order(published):
+    """Open classes in the paper's order, stand-ins behind them, the mean last."""
+    names = dict.fromkeys([*published["open_classes"], *STAND_INS["3"]])
+    return sorted(names, key=lambda name: name == "mean")
+
+
+def _method_order(method):
+    """The paper's methods in its order, then ours as in the table of methods, then combinations of parts."""
+    methods = [*report.PAPER_METHODS, *METHODS]
+    return methods.index(method) if method in methods else len(methods) + method.count("+")
+
+
+def _row_order(key):
+    method, source = key
+    return source != "published", source, _method_order(method)
+
+
+def wide_tables(table):
+    """The paper's shape: {(dataset, metric): method and source (rows) by open class (columns)}, cells as text.
+
+    The source is `published`, or preset and alignment of the runs. Cells read `0.649 [0.635, 0.661]`.
+    """
+    out, classes = {}, _class_order(report.targets())
+    for (dataset, metric), part in table.groupby(["dataset", "metric"]):
+        printed = part.dropna(subset="published").drop_duplicates(["method", "open_classes"])
+        cells = [(r.method, "published", r.open_classes, f"{r.published:.3f}") for r in printed.itertuples()]
+        cells += [(r.method, f"{r.preset}, {r.alignment}", r.open_classes, report.cell(r))
+                  for r in part.dropna(subset="mean").itertuples()]  # fmt: skip
+        frame = pd.DataFrame(cells, columns=["method", "source", "open_classes", "cell"])
+        columns = sorted(set(part["open_classes"]), key=classes.index)
+        rows = sorted(set(zip(frame["method"], frame["source"], strict=True)), key=_row_order)
+        shown = frame.pivot(index=["method", "source"], columns="open_classes", values="cell")[columns]
+        out[dataset, metric] = shown.loc[rows].fillna("")
+    return out
+
+
+def best_of(metric):
+    """Which end of a metric is the good one: "max" or "min"."""
+    return "min" if metric in report.LOWER_IS_BETTER else "max"
+
+
+def as_latex(wide, metric):
+    """One `tabular` of plain LaTeX, best of each source in bold, intervals in small type."""
+    best = report.best_cells(wide, best_of(metric))
+    lines = [r"\begin{tabular}{ll" + "r" * wide.shape[1] + "}", r"\hline"]
+    lines.append(" & ".join(_tex(name) for name in ("method", "source", *wide.columns)) + r" \\ \hline")
+    for key, row in wide.iterrows():
+        cells = [_tex_cell(text, best.loc[key, name]) for name, text in row.items()]
+        lines.append(" & ".join([*map(_tex, key), *cells]) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def _tex(text):
+    return str(text).replace("_", r"\_").replace("+", r"\,+\,")
+
+
+def _tex_cell(text, best):
+    number, _, interval = text.partition(" ")
+    number = rf"\textbf{{{number}}}" if best else number
+    return number + (r" {\scriptsize " + interval.replace("±", r"$\pm$") + "}" if interval else "")
+
+
+def export(number, runs):
+    """Write results/tables/tableN.csv and tableN.tex. Returns: (tidy table, wide tables)."""
+    table = paper_table(number, runs)
+    wide = wide_tables(table)
+    folder = results_dir() / "tables"
+    write_csv(folder / f"table{number}.csv", table.round(6))
+    parts = [f"% Table {number}: {TITLES[number]}; {dataset}, {metric}\n{as_latex(frame, metric)}"
+             for (dataset, metric), frame in wide.items()]  # fmt: skip
+    write_text(folder / f"table{number}.tex", "\n".join(parts))
+    return table, wide

@@ -1,0 +1,120 @@
+"""Tables 1 to 5: published and measured meet by name, ranks and verdicts go by rule, CSV and LaTeX say the same."""
+
+import pandas as pd
+import pytest
+
+from fer_openset import paper_tables, report
+from fer_openset.errors import UserError
+from fer_openset.labels import BASIC
+
+ROW = dict.fromkeys(report.RUN_COLUMNS, 0.5) | {"preset": "paper", "dataset": "ferplus", "alignment": "aligned"}
+ROW |= {"variant": "default", "seed": 0, "open_classes": "surprise", "commit": "c", "device": "cpu"}
+
+
+def runs_of(*changes):
+    rows = [ROW | change for change in changes]
+    rows = [row | {"auroc_lo": row["auroc"] - 0.01, "auroc_hi": row["auroc"] + 0.01} for row in rows]
+    return pd.DataFrame(rows, columns=list(report.RUN_COLUMNS))
+
+
+def variants_of(init="pretrained", **sets):
+    rows = [("ferplus", "paper", "closed_set", "default", {"init": init})]
+    rows += [("ferplus", "paper", "noisy_label", name, settings) for name, settings in sets.items()]
+    return pd.DataFrame(rows, columns=["dataset", "preset", "method", "variant", "settings"])
+
+
+def row_of(table, **keys):
+    for name, value in keys.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_without_runs_all_published_values_wait():
+    for number in paper_tables.TITLES:
+        table = paper_tables.paper_table(number, runs_of(), variants_of())
+        assert len(table) == (report.targets()["table"] == number).sum()
+        assert set(table["verdict"]) == {report.NO_RUNS} and table["mean"].isna().all()
+
+
+def test_ranks_and_verdicts_follow_the_numbers():
+    measured = {"msp": 0.40, "eow": 0.95, "proser": 0.3, "noisy_label": 0.94, "pool_novelty": 0.99, "oracle": 1.0}
+    runs = runs_of(*({"method": m, "auroc": v} for m, v in measured.items()))
+    table = paper_tables.paper_table("1", runs, variants_of())
+    found = {m: row_of(table, dataset="ferplus", open_classes="surprise", method=m, metric="auroc") for m in measured}
+    assert {m: r["verdict"] for m, r in found.items()} == {
+        "msp": "match", "eow": "better", "proser": "worse", "noisy_label": "match",
+        "pool_novelty": "no published value", "oracle": "no published value"}  # fmt: skip
+    ranks = {m: (r["rank_published"], r["rank_measured"]) for m, r in found.items()}
+    assert ranks["eow"] == ("4 of 5", "1 of 4") and ranks["noisy_label"] == ("1 of 5", "2 of 4")
+    assert ranks["msp"] == ("5 of 5", "3 of 4") and ranks["pool_novelty"] == ("", "")
+
+
+def test_a_low_false_positive_rate_ranks_first():
+    runs = runs_of({"method": "msp", "fpr_at_tpr95": 0.2, "dataset": "rafdb"},
+                   {"method": "eow", "fpr_at_tpr95": 0.6, "dataset": "rafdb"})  # fmt: skip
+    table = paper_tables.paper_table("1", runs, variants_of())
+    msp = row_of(table, dataset="rafdb", open_classes="surprise", method="msp", metric="fpr_at_tpr95")
+    assert (msp["rank_published"], msp["rank_measured"]) == ("5 of 5", "1 of 2")
+    assert msp["verdict"] == "not comparable (initial weights unknown)"
+
+
+def test_weights_from_nothing_are_not_comparable():
+    table = paper_tables.paper_table("1", runs_of({"method": "msp"}), variants_of(init="scratch"))
+    verdict = row_of(table, dataset="ferplus", open_classes="surprise", method="msp", metric="auroc")["verdict"]
+    assert verdict == "not comparable (initial weights random)"
+
+
+def test_the_mean_needs_every_open_class():
+    some = [{"method": "msp", "open_classes": c, "auroc": 0.4 + i / 10} for i, c in enumerate(BASIC[:6])]
+    every = [*some, {"method": "msp", "open_classes": "neutral", "auroc": 0.4}]
+    for rows, value in ((some, None), (every, (0.4 + 0.5 + 0.6 + 0.7 + 0.8 + 0.9 + 0.4) / 7)):
+        table = paper_tables.paper_table("1", runs_of(*rows), variants_of())
+        mean = row_of(table, dataset="ferplus", open_classes="mean", method="msp", metric="auroc")
+        assert mean["mean"] == pytest.approx(value) if value else pd.isna(mean["mean"])
+        assert mean["published"] == 0.424
+
+
+def test_synthetic_rows_and_small_presets_stay_out():
+    rows = [{"method": "msp", "dataset": "synthetic"}, {"method": "msp", "preset": "demo"}]
+    table = paper_tables.paper_table("1", runs_of(*rows), variants_of())
+    assert table["mean"].isna().all() and "synthetic" not in set(table["dataset"])
+
+
+def test_table_5_goes_by_settings_not_by_names():
+    full = {"attention": True, "schedule": "cycle", "cycle_training": True, "lr": 1.0}
+    sets = {"default": full, "odd_name": {**full, "cycle_training": False}, "none": {**full, "lr": 2.0},
+            "first": {**full, "cycle_training": False, "schedule": "exponential"}}  # fmt: skip
+    runs = runs_of(*({"method": "noisy_label", "variant": v, "auroc": 0.5 + i / 10} for i, v in enumerate(sets)))
+    table = paper_tables.paper_table("5", runs, variants_of(**sets))
+    shown = table[table["dataset"] == "ferplus"].set_index("method")["mean"]
+    assert shown.to_dict() == pytest.approx(
+        {"attention+cycle_lr+cycle_training": 0.5, "attention+cycle_lr": 0.6, "attention": 0.8}
+    )
+
+
+def test_table_3_shows_stand_ins_of_other_datasets():
+    rows = [{"method": "msp", "open_classes": name} for name in ("contempt", "ambiguous", "surprise")]
+    table = paper_tables.paper_table("3", runs_of(*rows), variants_of())
+    assert set(table[table["dataset"] == "ferplus"]["open_classes"]) == {"contempt", "ambiguous"}
+
+
+def test_export_writes_what_the_reader_sees(workplace):
+    rows = [{"method": m, "auroc": v} for m, v in (("msp", 0.61), ("noisy_label", 0.72), ("oracle", 0.99))]
+    table, wide = paper_tables.export("1", runs_of(*rows))
+    shape = wide["ferplus", "auroc"]
+    assert list(shape.columns) == [*BASIC, "mean"]
+    assert shape.loc[("noisy_label", "paper, aligned"), "surprise"] == "0.720 [0.710, 0.730]"
+    assert shape.index[0] == ("msp", "published") and shape.index[-1] == ("oracle", "paper, aligned")
+    page = report.as_html(shape, best=paper_tables.best_of("auroc"))
+    assert "<b>0.720 [" in page and "<b>0.933</b>" in page and "<b>0.990" not in page
+    latex = (workplace.results / "tables" / "table1.tex").read_text()
+    assert r"noisy\_label & paper, aligned & \textbf{0.720} {\scriptsize [0.710, 0.730]}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(wide)
+    back = pd.read_csv(workplace.results / "tables" / "table1.csv", keep_default_na=False)
+    assert list(back.columns) == list(paper_tables.COLUMNS) and len(back) == len(table)
+
+
+def test_an_unknown_table_is_named():
+    with pytest.raises(UserError, match="table of the paper"):
+        paper_tables.paper_table("9", runs_of(), variants_of())
