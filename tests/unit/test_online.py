@@ -1,0 +1,85 @@
+"""Single images are scored as the method scores them in a pool, by networks that never saw them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import CPU, small_net, tiny_dataset
+
+from fer_openset import closed_set, online, pipeline
+from fer_openset.errors import UserError
+from fer_openset.methods import noisy_label, pool_novelty
+from fer_openset.methods.noisy_label_online import halves
+from fer_openset.settings import DetectionParameters
+
+
+@pytest.fixture(autouse=True)
+def place(workplace, monkeypatch):
+    dataset = tiny_dataset({"train": 6, "valid": 2, "test": 4})
+    monkeypatch.setattr(pipeline, "load_dataset", lambda *given, **more: dataset)
+    monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
+    for module in (closed_set, pool_novelty, noisy_label, online):
+        monkeypatch.setattr(module, "new_net", small_net)
+    return workplace
+
+
+def opened(method, preset="smoke"):
+    given = {"dataset": "tiny", "open_classes": "surprise", "preset": preset, "method": method}
+    step = pipeline.open_step(DetectionParameters.build(given, "test"))
+    return step, pipeline.need_tasks(step)[method]
+
+
+@pytest.mark.parametrize("method", online.ONLINE)
+def test_one_by_one_gives_the_scores_of_the_pool(method):
+    step, task = opened(method)
+    for half in (0, 1):
+        detector = online.need_detector(step, task, half)
+        ids = online.arriving(task, half, 99)
+        assert set(ids) == set(task.pool_ids[halves(task) == half])
+        scores, took = online.stream(detector, online.images_of(task, ids), warm_up=1)
+        written = pd.read_csv(task.folder / "scores.csv", index_col="sample_id")["open_score"]
+        np.testing.assert_allclose(scores, written.loc[ids], rtol=1e-3, atol=1e-4)
+        assert len(took) == len(ids) and (took > 0).all()
+
+
+def test_arrival_is_seeded_and_without_repeats():
+    _, task = opened("pool_novelty_online")
+    first, again, other = (list(online.arriving(task, 0, 8, seed)) for seed in (0, 0, 1))
+    assert first == again != other and len(set(first)) == 8
+
+
+def test_running_figures_by_hand():
+    scores = np.array([1.0, 3.0, 2.0, 0.0])
+    table = online.running(scores, [False, True, False, True], np.array([0.0, 1.0, 2.0]), every=2)
+    assert table["seen"].tolist() == [2, 4] and table["auroc"].tolist() == [1.0, 0.5]
+    assert table["true_share"].tolist() == [0.5, 0.5] and table["estimate"].between(0, 1).all()
+    lonely = online.running(scores, [False] * 4, [], every=3)
+    assert lonely["seen"].tolist() == [3, 4] and lonely["auroc"].isna().all() and lonely["estimate"].isna().all()
+
+
+def test_latency_is_summarised_and_smoke_leaves_no_row(place):
+    step, _ = opened("pool_novelty_online")
+    took = np.arange(1, 101, dtype=float)
+    row = online.save_latency(step, took)
+    assert (row["n"], row["median_ms"], row["p95_ms"]) == (100, 50.5, pytest.approx(95.05))
+    assert row["images_per_s"] == pytest.approx(1000 * 100 / took.sum())
+    assert online.read_latency().empty
+    demo = step.__class__(**{**vars(step), "parameters": step.parameters.model_copy(update={"preset": "demo"})})
+    online.save_latency(demo, took)
+    online.save_latency(demo, took * 2)
+    table = online.read_latency()
+    assert table["median_ms"].tolist() == [101.0] and table["preset"].tolist() == ["demo"]
+
+
+def test_what_cannot_be_read_back_is_one_sentence():
+    with pytest.raises(UserError, match="did you mean 'pool_novelty_online'"):
+        online.need_detector(*opened("pool_novelty"), 0)
+    step, task = opened("pool_novelty_online")
+    demo = step.__class__(**{**vars(step), "parameters": step.parameters.model_copy(update={"preset": "demo"})})
+    with pytest.raises(UserError, match="has not run yet"):
+        online.need_detector(demo, task, 0)
+
+
+def test_published_table_4():
+    table = online.published_table4()
+    assert table.loc["surprise"].to_dict() == {"noisy_label": 0.918, "noisy_label_online": 0.894}
+    assert len(table) == 8
