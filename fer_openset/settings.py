@@ -53,7 +53,8 @@ def thread_count():
     return int(threads)
 
 
-_SHORT = Repr(maxlevel=3, maxstring=200, maxother=200, maxlong=40)  # YAML's references can stand for a billion values
+_SHORT = Repr()  # YAML's references can stand for a billion values
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
 
 class Settings(BaseModel):
