@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from trees import write_affectnet, write_affectnet_lists, write_cifar10, write_rafdb
+from trees import pickled_batch, write_affectnet, write_affectnet_lists, write_rafdb
 
 from fer_openset import runs
 from fer_openset.checkpoint import save_tensors
 from fer_openset.closed_set import ClosedSetSettings, read_outputs
-from fer_openset.datasets import affectnet, cifar10, ferplus, rafdb
+from fer_openset.datasets import affectnet, ferplus, rafdb
 from fer_openset.datasets.cifar10_pickles import read_batch
 from fer_openset.datasets.pictures import FORMATS, decode_picture
 from fer_openset.labels import FERPLUS_COLUMNS
@@ -27,73 +27,20 @@ from workflow.grid import load_grid
 TRACE = "trace-of-a-payload"  # a file that appears in the working folder if something from a file was run
 PARAMS = ROOT / "params"
 PICKLE_WORDS = (
-    f"cos\nsystem\n(S'touch {TRACE}'\ntR.".encode(),
-    f"cbuiltins\nopen\n(S'{TRACE}'\nS'w'\ntR.".encode(),
-    b"\x80\x02",
-    b"c",
-    b"cnumpy\ndtype\n",
-    b"R",
-    b"b",
-    b".",
-    b"r\xff\xff\xff\x7f",
+    f"cos\nsystem\n(S'touch {TRACE}'\ntR.".encode(), f"cbuiltins\nopen\n(S'{TRACE}'\nS'w'\ntR.".encode(),
+    b"\x80\x02", b"c", b"cnumpy\ndtype\n", b"R", b"b", b".", b"r\xff\xff\xff\x7f",
     b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"\x96\xff\xff\xff\xff\x00\x00\x00\x00",
-    b"\x93",
-    b"P0\n",
-    b"0" * 9,
+    b"\x96\xff\xff\xff\xff\x00\x00\x00\x00", b"\x93", b"P0\n", b"0" * 9,
 )
-TEXT_WORDS = (
-    b"..",
-    b"/etc/passwd",
-    b"../../x.png",
-    b"\x00",
-    b'"',
-    b"\n",
-    b"\r",
-    b",",
-    b"\xff\xfe",
-    b"1e999",
-    b"nan",
-    b"-1",
-    b"9" * 400,
-    b"\xef\xbb\xbf",
-    "顔".encode(),
-    b"=1+1",
-)
-YAML_WORDS = (
-    f"!!python/object/apply:os.system ['touch {TRACE}']".encode(),
-    b"&a [*a]",
-    b"*a",
-    b"!!python/name:os.system",
-    b"[" * 3000,
-    b"{" * 300,
-    b"2024-13-45",
-    b"0x",
-    b"<<: *x",
-    b"1:99999999",
-    b"!!binary x",
-    b"? {}",
-    b"\t",
-    b": ",
-    b"- ",
-    b".inf",
-    b"0b1_",
-    b"1e-4",
-)
-BINARY_WORDS = (
-    b"\x00",
-    b"\xff" * 4,
-    b"\x7f\xff\xff\xff",
-    b"\x00\x00\x00\x00",
-    b"\xff\xff\xff\x7f",
-    b"\xff\xd8",
-    b"\xff\xda",
-    b"IDAT",
-    b"acTL",
-    b"PK\x01\x02",
-    b"{}",
-    b"GIF89a",
-)
+TEXT_WORDS = (b"..", b"/etc/passwd", b"../../x.png", b"\x00", b'"', b"\n", b"\r", b",", b"\xff\xfe", b"1e999", b"nan",
+              b"-1", b"9" * 400, b"\xef\xbb\xbf", "顔".encode(), b"=1+1")
+YAML_WORDS = (f"!!python/object/apply:os.system ['touch {TRACE}']".encode(), b"&a [*a]", b"*a",
+              b"!!python/name:os.system",
+              b"[" * 3000, b"{" * 300, b"2024-13-45", b"0x", b"<<: *x", b"1:99999999", b"!!binary x", b"? {}",
+              b"\t", b": ", b"- ", b".inf", b"0b1_", b"1e-4")
+BINARY_WORDS = (b"\x00", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\x7f", b"\xff\xd8",
+                b"\xff\xda",
+                b"IDAT", b"acTL", b"PK\x01\x02", b"{}", b"GIF89a")
 
 
 def _encoded(form, array, **options):
@@ -165,13 +112,8 @@ def read_weights_of(data, folder):
 def outputs():
     """What f_close said of two images."""
     out = io.BytesIO()
-    np.savez(
-        out,
-        sample_id=np.array(["a", "b"]),
-        logits=np.ones((2, 3), np.float32),
-        classes=np.array(["x", "y", "z"]),
-        features=np.ones((2, 2), np.float16),
-    )
+    np.savez(out, sample_id=np.array(["a", "b"]), logits=np.ones((2, 3), np.float32), classes=np.array(["x", "y", "z"]),
+             features=np.ones((2, 2), np.float16))
     return [out.getvalue()]
 
 
@@ -181,11 +123,11 @@ def read_in(name, read, data, folder):
     read(folder)
 
 
-def tree(folder, kind):
-    """The folder of a dataset, made once; what is fuzzed in it is written anew for each case."""
-    root = Path(folder) / kind
+def tree(folder, kind, name):
+    """The folder of a dataset in which the file `name` is fuzzed: made once."""
+    root = Path(folder) / f"tree-{kind}-{Path(name).stem}"
     if not root.exists():
-        made = root.with_name(kind + ".part")
+        made = root.with_name(root.name + ".part")
         MADE[kind](made)
         made.rename(root)
     return root
@@ -208,14 +150,10 @@ MADE = {
     "rafdb": partial(write_rafdb, train=1, test=1, side=20),
     "affectnet": partial(write_affectnet_lists, train=1, test=1),
     "annotations": partial(write_affectnet, train=1, test=1),
-    "cifar10": partial(write_cifar10),
 }
 READERS = {
-    "ferplus": (ferplus, ferplus.FerplusSettings),
-    "rafdb": (rafdb, rafdb.RafdbSettings),
-    "affectnet": (affectnet, affectnet.AffectnetSettings),
-    "annotations": (affectnet, affectnet.AffectnetSettings),
-    "cifar10": (cifar10, cifar10.Cifar10Settings),
+    "ferplus": (ferplus, ferplus.FerplusSettings), "rafdb": (rafdb, rafdb.RafdbSettings),
+    "affectnet": (affectnet, affectnet.AffectnetSettings), "annotations": (affectnet, affectnet.AffectnetSettings),
 }
 
 
@@ -224,12 +162,12 @@ def sample_of(kind, name):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        return [(tree(folder, kind) / name).read_bytes()]
+        return [(tree(folder, kind, name) / name).read_bytes()]
 
 
 def read_dataset(kind, name, data, folder):
     """List the dataset and decode what it lists."""
-    root, (module, settings) = tree(folder, kind), READERS[kind]
+    root, (module, settings) = tree(folder, kind, name), READERS[kind]
     (root / name).write_bytes(data)
     dataset = {"annotations": "affectnet"}.get(kind, kind)
     listing = module.read(load(settings, PARAMS / "datasets" / f"{dataset}.yaml", "smoke"), root)
@@ -254,7 +192,7 @@ def settings_file(data, folder):
 def cleared(folder):
     """Remove what a case left, the datasets' folders excepted."""
     for path in Path(folder).iterdir():
-        if path.name not in MADE:
+        if not path.name.startswith("tree-"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -271,24 +209,15 @@ TARGETS = {
     "affectnet list": from_dataset("affectnet", "Manually_Annotated_file_lists/training.csv"),
     "affectnet annotation": from_dataset("annotations", "train_set/annotations/1_exp.npy", PICKLE_WORDS),
     "settings": (lambda: [(PARAMS / "closed_set.yaml").read_bytes()], YAML_WORDS, settings_file),
-    "grid": (
-        lambda: [(PARAMS / "grids" / "smoke.yaml").read_bytes()],
-        YAML_WORDS,
-        partial(read_in, "smoke.yaml", lambda folder: load_grid(Path(folder) / "smoke.yaml")),
-    ),
+    "grid": (lambda: [(PARAMS / "grids" / "smoke.yaml").read_bytes()], YAML_WORDS,
+             partial(read_in, "smoke.yaml", lambda folder: load_grid(Path(folder) / "smoke.yaml"))),
     "torch file": (partial(torch_files, True), PICKLE_WORDS, read_weights_of),
     "old torch file": (partial(torch_files, False), PICKLE_WORDS, read_weights_of),
     "array pickle": (lambda: _pickles(arrays()), PICKLE_WORDS, read_weights_of),
     "own weights": (own_weights, BINARY_WORDS, read_weights_of),
     "outputs": (outputs, PICKLE_WORDS, partial(read_in, "outputs.npz", read_outputs)),
-    "record": (
-        lambda: [json.dumps({"row": {"auroc": 0.5}, "settings": {}}).encode()],
-        TEXT_WORDS,
-        partial(read_in, "run.json", runs.load_record),
-    ),
-    "cifar batch": (
-        lambda: _pickles({b"labels": [1, 2], b"data": np.zeros((2, 3072), np.uint8)})[1:],
-        PICKLE_WORDS,
-        lambda data, folder: read_in("batch", lambda f: read_batch(Path(f) / "batch"), data, folder),
-    ),
+    "record": (lambda: [json.dumps({"row": {"auroc": 0.5}, "settings": {}}).encode()], TEXT_WORDS,
+               partial(read_in, "run.json", runs.load_record)),
+    "cifar batch": (lambda: [pickled_batch("b", [1, 2], np.zeros((2, 3072), np.uint8), p) for p in (2, 4)],
+                    PICKLE_WORDS, lambda data, folder: read_in("batch", lambda f: read_batch(Path(f) / "batch"), data, folder)),
 }
