@@ -27,20 +27,73 @@ from workflow.grid import load_grid
 TRACE = "trace-of-a-payload"  # a file that appears in the working folder if something from a file was run
 PARAMS = ROOT / "params"
 PICKLE_WORDS = (
-    f"cos\nsystem\n(S'touch {TRACE}'\ntR.".encode(), f"cbuiltins\nopen\n(S'{TRACE}'\nS'w'\ntR.".encode(),
-    b"\x80\x02", b"c", b"cnumpy\ndtype\n", b"R", b"b", b".", b"r\xff\xff\xff\x7f",
+    f"cos\nsystem\n(S'touch {TRACE}'\ntR.".encode(),
+    f"cbuiltins\nopen\n(S'{TRACE}'\nS'w'\ntR.".encode(),
+    b"\x80\x02",
+    b"c",
+    b"cnumpy\ndtype\n",
+    b"R",
+    b"b",
+    b".",
+    b"r\xff\xff\xff\x7f",
     b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"\x96\xff\xff\xff\xff\x00\x00\x00\x00", b"\x93", b"P0\n", b"0" * 9,
+    b"\x96\xff\xff\xff\xff\x00\x00\x00\x00",
+    b"\x93",
+    b"P0\n",
+    b"0" * 9,
 )
-TEXT_WORDS = (b"..", b"/etc/passwd", b"../../x.png", b"\x00", b'"', b"\n", b"\r", b",", b"\xff\xfe", b"1e999", b"nan",
-              b"-1", b"9" * 400, b"\xef\xbb\xbf", "顔".encode(), b"=1+1")
-YAML_WORDS = (f"!!python/object/apply:os.system ['touch {TRACE}']".encode(), b"&a [*a]", b"*a",
-              b"!!python/name:os.system",
-              b"[" * 3000, b"{" * 300, b"2024-13-45", b"0x", b"<<: *x", b"1:99999999", b"!!binary x", b"? {}",
-              b"\t", b": ", b"- ", b".inf", b"0b1_", b"1e-4")
-BINARY_WORDS = (b"\x00", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\x7f", b"\xff\xd8",
-                b"\xff\xda",
-                b"IDAT", b"acTL", b"PK\x01\x02", b"{}", b"GIF89a")
+TEXT_WORDS = (
+    b"..",
+    b"/etc/passwd",
+    b"../../x.png",
+    b"\x00",
+    b'"',
+    b"\n",
+    b"\r",
+    b",",
+    b"\xff\xfe",
+    b"1e999",
+    b"nan",
+    b"-1",
+    b"9" * 400,
+    b"\xef\xbb\xbf",
+    "顔".encode(),
+    b"=1+1",
+)
+YAML_WORDS = (
+    f"!!python/object/apply:os.system ['touch {TRACE}']".encode(),
+    b"&a [*a]",
+    b"*a",
+    b"!!python/name:os.system",
+    b"[" * 3000,
+    b"{" * 300,
+    b"2024-13-45",
+    b"0x",
+    b"<<: *x",
+    b"1:99999999",
+    b"!!binary x",
+    b"? {}",
+    b"\t",
+    b": ",
+    b"- ",
+    b".inf",
+    b"0b1_",
+    b"1e-4",
+)
+BINARY_WORDS = (
+    b"\x00",
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\x00\x00\x00\x00",
+    b"\xff\xff\xff\x7f",
+    b"\xff\xd8",
+    b"\xff\xda",
+    b"IDAT",
+    b"acTL",
+    b"PK\x01\x02",
+    b"{}",
+    b"GIF89a",
+)
 
 
 def _encoded(form, array, **options):
@@ -112,8 +165,13 @@ def read_weights_of(data, folder):
 def outputs():
     """What f_close said of two images."""
     out = io.BytesIO()
-    np.savez(out, sample_id=np.array(["a", "b"]), logits=np.ones((2, 3), np.float32), classes=np.array(["x", "y", "z"]),
-             features=np.ones((2, 2), np.float16))
+    np.savez(
+        out,
+        sample_id=np.array(["a", "b"]),
+        logits=np.ones((2, 3), np.float32),
+        classes=np.array(["x", "y", "z"]),
+        features=np.ones((2, 2), np.float16),
+    )
     return [out.getvalue()]
 
 
@@ -152,8 +210,10 @@ MADE = {
     "annotations": partial(write_affectnet, train=1, test=1),
 }
 READERS = {
-    "ferplus": (ferplus, ferplus.FerplusSettings), "rafdb": (rafdb, rafdb.RafdbSettings),
-    "affectnet": (affectnet, affectnet.AffectnetSettings), "annotations": (affectnet, affectnet.AffectnetSettings),
+    "ferplus": (ferplus, ferplus.FerplusSettings),
+    "rafdb": (rafdb, rafdb.RafdbSettings),
+    "affectnet": (affectnet, affectnet.AffectnetSettings),
+    "annotations": (affectnet, affectnet.AffectnetSettings),
 }
 
 
@@ -209,15 +269,24 @@ TARGETS = {
     "affectnet list": from_dataset("affectnet", "Manually_Annotated_file_lists/training.csv"),
     "affectnet annotation": from_dataset("annotations", "train_set/annotations/1_exp.npy", PICKLE_WORDS),
     "settings": (lambda: [(PARAMS / "closed_set.yaml").read_bytes()], YAML_WORDS, settings_file),
-    "grid": (lambda: [(PARAMS / "grids" / "smoke.yaml").read_bytes()], YAML_WORDS,
-             partial(read_in, "smoke.yaml", lambda folder: load_grid(Path(folder) / "smoke.yaml"))),
+    "grid": (
+        lambda: [(PARAMS / "grids" / "smoke.yaml").read_bytes()],
+        YAML_WORDS,
+        partial(read_in, "smoke.yaml", lambda folder: load_grid(Path(folder) / "smoke.yaml")),
+    ),
     "torch file": (partial(torch_files, True), PICKLE_WORDS, read_weights_of),
     "old torch file": (partial(torch_files, False), PICKLE_WORDS, read_weights_of),
     "array pickle": (lambda: _pickles(arrays()), PICKLE_WORDS, read_weights_of),
     "own weights": (own_weights, BINARY_WORDS, read_weights_of),
     "outputs": (outputs, PICKLE_WORDS, partial(read_in, "outputs.npz", read_outputs)),
-    "record": (lambda: [json.dumps({"row": {"auroc": 0.5}, "settings": {}}).encode()], TEXT_WORDS,
-               partial(read_in, "run.json", runs.load_record)),
-    "cifar batch": (lambda: [pickled_batch("b", [1, 2], np.zeros((2, 3072), np.uint8), p) for p in (2, 4)],
-                    PICKLE_WORDS, lambda data, folder: read_in("batch", lambda f: read_batch(Path(f) / "batch"), data, folder)),
+    "record": (
+        lambda: [json.dumps({"row": {"auroc": 0.5}, "settings": {}}).encode()],
+        TEXT_WORDS,
+        partial(read_in, "run.json", runs.load_record),
+    ),
+    "cifar batch": (
+        lambda: [pickled_batch("b", [1, 2], np.zeros((2, 3072), np.uint8), p) for p in (2, 4)],
+        PICKLE_WORDS,
+        lambda data, folder: read_in("batch", lambda f: read_batch(Path(f) / "batch"), data, folder),
+    ),
 }
