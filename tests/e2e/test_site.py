@@ -242,7 +242,9 @@ def test_in_a_browser_at_two_widths(made, tmp_path):
     result, console, missing = browse(made, pages, tmp_path)
     assert result is not None, console
     assert console == [] and missing == [] and result["bad"] == []
-    assert [(width, path.rpartition("/")[2], title) for width, path, title in result["clicked"]] == [
+    # nbconvert puts a link to itself behind each heading, with a mark that some versions show.
+    clicked = [(width, path.rpartition("/")[2], title.rstrip("¶")) for width, path, title in result["clicked"]]
+    assert clicked == [
         (width, *step) for width in (1280, 400) for step in (
             ("ferplus.html", "dataset: ferplus"),
             ("03_open_set_detection.2_posthoc.aligned.default.html", "Run"))]  # fmt: skip
