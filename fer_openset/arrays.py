@@ -8,15 +8,16 @@ stand-in for objects. Numbers only: no picture of a person.
 
 import json
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
 
 from fer_openset.atomic import atomic_path, write_csv
 from fer_openset.errors import UserError
+from fer_openset.numpy_files import DAMAGED
 from fer_openset.runs import RunFolder, is_done, load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
 from fer_openset.variants import write_variants
@@ -58,8 +59,9 @@ def read_arrays(kind, where=None):
             return Arrays(values, json.loads(str(values.pop("about"))))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it, then: python -m fer_openset arrays.") from None
+    except DAMAGED as error:
+        reason = shorten(str(error), 200, placeholder=" ...")
+        raise UserError(f"{path}: not readable ({reason}); delete it, then: python -m fer_openset arrays.") from None
 
 
 def run_folders(dataset=None, preset=None, open_classes=None):

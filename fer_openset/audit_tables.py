@@ -69,7 +69,7 @@ def summary(counts, replay, labels, runs, replayed):
     lines = [
         f"1. **Published file, RAF-DB, surprise open.** The {train.sum():,} open training images ({share:.0%} of all "
         f"open images) are not labelled like the {test.sum()} open test images (chi-square {two[0]:.0f} on {two[1]} "
-        f"degrees of freedom, p = {two[2]:.1g}) but like random training images "
+        f"degrees of freedom, p = {two[2]:.2g}) but like random training images "
         f"(chi-square {fit[0]:.1f}, p = {fit[2]:.2f}).",
         f"2. **Replay ({where}).** {replay.agree:,} of {replay.hits_known:,} labels equal the true label of the image "
         f"at the shuffled position; random permutations reach {replay.best_random:.0%}.",

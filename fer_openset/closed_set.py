@@ -1,6 +1,5 @@
 """The closed-set model f_close: its recipe, its outputs on any images, and the pseudo labels of the pool."""
 
-import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.numpy_files import DAMAGED
 from fer_openset.pretrained import Place, StartSettings, pretrained_net, start_record
 from fer_openset.protocol import align
 from fer_openset.settings import ALIGNMENTS, ROOT, load
@@ -257,5 +257,6 @@ def _opened(path):
             yield file, pd.Index(file["sample_id"].astype(object), name="sample_id")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; run the pseudo-label notebook (02) first.") from None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); run the pseudo-label notebook (02) again.") from None
+    except DAMAGED as error:
+        reason = shorten(str(error), 200, placeholder=" ...")
+        raise UserError(f"{path}: not readable ({reason}); run the pseudo-label notebook (02) again.") from None

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from trees import write_affectnet, write_affectnet_lists, write_cifar10, write_rafdb
+from trees import pickled_batch, write_affectnet, write_affectnet_lists, write_rafdb
 
 from fer_openset import runs
 from fer_openset.checkpoint import save_tensors
 from fer_openset.closed_set import ClosedSetSettings, read_outputs
-from fer_openset.datasets import affectnet, cifar10, ferplus, rafdb
+from fer_openset.datasets import affectnet, ferplus, rafdb
 from fer_openset.datasets.cifar10_pickles import read_batch
 from fer_openset.datasets.pictures import FORMATS, decode_picture
 from fer_openset.labels import FERPLUS_COLUMNS
@@ -181,11 +181,11 @@ def read_in(name, read, data, folder):
     read(folder)
 
 
-def tree(folder, kind):
-    """The folder of a dataset, made once; what is fuzzed in it is written anew for each case."""
-    root = Path(folder) / kind
+def tree(folder, kind, name):
+    """The folder of a dataset in which the file `name` is fuzzed: made once."""
+    root = Path(folder) / f"tree-{kind}-{Path(name).stem}"
     if not root.exists():
-        made = root.with_name(kind + ".part")
+        made = root.with_name(root.name + ".part")
         MADE[kind](made)
         made.rename(root)
     return root
@@ -208,14 +208,12 @@ MADE = {
     "rafdb": partial(write_rafdb, train=1, test=1, side=20),
     "affectnet": partial(write_affectnet_lists, train=1, test=1),
     "annotations": partial(write_affectnet, train=1, test=1),
-    "cifar10": partial(write_cifar10),
 }
 READERS = {
     "ferplus": (ferplus, ferplus.FerplusSettings),
     "rafdb": (rafdb, rafdb.RafdbSettings),
     "affectnet": (affectnet, affectnet.AffectnetSettings),
     "annotations": (affectnet, affectnet.AffectnetSettings),
-    "cifar10": (cifar10, cifar10.Cifar10Settings),
 }
 
 
@@ -224,12 +222,12 @@ def sample_of(kind, name):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        return [(tree(folder, kind) / name).read_bytes()]
+        return [(tree(folder, kind, name) / name).read_bytes()]
 
 
 def read_dataset(kind, name, data, folder):
     """List the dataset and decode what it lists."""
-    root, (module, settings) = tree(folder, kind), READERS[kind]
+    root, (module, settings) = tree(folder, kind, name), READERS[kind]
     (root / name).write_bytes(data)
     dataset = {"annotations": "affectnet"}.get(kind, kind)
     listing = module.read(load(settings, PARAMS / "datasets" / f"{dataset}.yaml", "smoke"), root)
@@ -254,7 +252,7 @@ def settings_file(data, folder):
 def cleared(folder):
     """Remove what a case left, the datasets' folders excepted."""
     for path in Path(folder).iterdir():
-        if path.name not in MADE:
+        if not path.name.startswith("tree-"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -287,7 +285,7 @@ TARGETS = {
         partial(read_in, "run.json", runs.load_record),
     ),
     "cifar batch": (
-        lambda: _pickles({b"labels": [1, 2], b"data": np.zeros((2, 3072), np.uint8)})[1:],
+        lambda: [pickled_batch("b", [1, 2], np.zeros((2, 3072), np.uint8), p) for p in (2, 4)],
         PICKLE_WORDS,
         lambda data, folder: read_in("batch", lambda f: read_batch(Path(f) / "batch"), data, folder),
     ),

@@ -7,6 +7,7 @@ validation set is the test split, as everyone uses it: the test set was never pu
 
 import io
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from fer_openset.datasets.image_files import digest_of, match, need_folder, rgb_
 from fer_openset.datasets.store import Listing
 from fer_openset.errors import UserError
 from fer_openset.labels import AFFECTNET, BASIC, CONTEMPT, check_name
+from fer_openset.numpy_files import DAMAGED
 from fer_openset.settings import Settings
 
 READER = 1  # raise it when the same files would give other pixels
@@ -98,8 +100,8 @@ class _NumberReader:
                 raw = handle.read(MOST_BYTES)
             if raw not in self.known:
                 self.known[raw] = _number(raw)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
-            reason = " ".join(str(error).split())
+        except DAMAGED as error:
+            reason = shorten(str(error), 200, placeholder=" ...")
             raise UserError(f"{path}: not readable as an annotation ({reason}); get the file again.") from None
         number = self.known[raw]
         if not 0 <= number < len(AFFECTNET):

@@ -18,6 +18,7 @@ import pandas as pd
 
 from fer_openset.datasets.partial import Partial
 from fer_openset.errors import UserError
+from fer_openset.numpy_files import DAMAGED
 from fer_openset.settings import cache_dir, thread_count
 
 try:
@@ -108,10 +109,10 @@ def _finished(target, listing):
         size = target.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:  # no such header, or fewer bytes than the header promises
-        return None
     except OSError as error:
         raise UserError(f"{target}: cannot be read ({error.strerror}); delete it, it is made again.") from error
+    except DAMAGED:  # no such header, or fewer bytes than the header promises
+        return None
     whole = images.dtype == np.uint8 and images.shape == (len(listing.table), *listing.shape)
     return images if whole and images.flags.c_contiguous and size == images.offset + images.nbytes else None
 
