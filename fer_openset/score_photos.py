@@ -102,5 +102,8 @@ def summary(detector, table, others):
     use = detector.use
     origin = f"{use.rule}; {use.run['dataset']}, open = {use.run['open_classes']}"
     opened = f"{int(table['is_open'].sum())} of {int(scored.sum())} look open"
-    lines.append(f"{opened}: {use.method} of {use.threshold:.4g} or more ({origin})")
+    limit = f"{use.threshold:.4g} or more"
+    if np.isinf(use.threshold):
+        limit = "no value, as the run estimates that its pool holds no open image; the rule known_95 has a threshold"
+    lines.append(f"{opened}: {use.method} of {limit} ({origin})")
     return "\n".join(lines)

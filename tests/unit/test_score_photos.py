@@ -13,7 +13,7 @@ from fer_openset.datasets.example_photos import make_photos
 from fer_openset.detector import Use
 from fer_openset.face_crop import photo_settings
 from fer_openset.figures import OPEN
-from fer_openset.score_photos import COLUMNS, score_photos
+from fer_openset.score_photos import COLUMNS, score_photos, summary
 
 CLASSES = ("happiness", "sadness", "anger")
 RUN = {"dataset": "tiny", "preset": "smoke", "open_classes": "fear", "seed": 0, "commit": "none"}
@@ -133,6 +133,14 @@ def test_mistakes_on_the_command_line_are_one_sentence(album, saved, tmp_path, c
     assert __main__.main(["score", *arguments]) == 2
     said = capsys.readouterr().err.strip()
     assert words in said and "\n" not in said
+
+
+def test_a_detector_without_a_threshold_says_so(tmp_path):
+    Image.new("L", (48, 48)).save(tmp_path / "a.png")
+    found = made_detector(threshold=float("inf"))
+    found = OpenSetDetector.load(found.save(tmp_path / "d.safetensors"), device=CPU)
+    table, _, others = score_photos(found, [tmp_path / "a.png"], crop=False)
+    assert not table["is_open"].any() and "the rule known_95 has a threshold" in summary(found, table, others)
 
 
 def test_photos_without_any_face_give_rows_and_no_sheet(saved, tmp_path, capsys):
