@@ -3,7 +3,7 @@
 from statistics import median
 
 ENDS = ("peak MiB", "of bf16", "of fp32")
-MAIN = ("task", "side", "images/s", "min to max", "ratio", "s per 1,000", "CPU s per 1,000", *ENDS)
+MAIN = ("task", "side", "px", "images/s", "min to max", "ratio", "s per 1,000", "CPU s per 1,000", *ENDS)
 SCALING = ("images/s", "seconds", "CPU s", *ENDS)
 TITLES = {
     "images": "Engine, detection: number of images",
@@ -56,12 +56,13 @@ def hardware_lines(hardware, peak_gflops):
 def main_table(main):
     """The main table as Markdown."""
     rows, speedups = [], ratios(main)
-    for task, sides in main.items():
+    for name, sides in main.items():
         for side, r in sides.items():
-            ratio = f"{speedups[f'{task}_speedup']:.1f}" if side == "engine" else ""
+            ratio = f"{speedups[f'{name}_speedup']:.1f}" if side == "engine" else ""
             per_image = [f"{1000 * r[key] / r['images']:.1f}" for key in ("wall_s", "cpu_s")]
             spread = f"{r['slowest']:.1f} to {r['fastest']:.1f}"
-            rows.append([task, side, f"{r['images_per_s']:.1f}", spread, ratio, *per_image, *_ends(r)])
+            speed = [f"{r['images_per_s']:.1f}", spread, ratio]
+            rows.append([r["task"], side, str(r["size"]), *speed, *per_image, *_ends(r)])
     return markdown(MAIN, rows)
 
 

@@ -5,9 +5,12 @@ from itertools import chain
 
 TASKS = ("detection", "closed", "scoring")
 SIDES = ("engine", "reference")
-SIZE, BATCH = 112, 128  # of the main table
+SIZE, PRESET_SIZE, BATCH = 112, 64, 128  # of the main table: the size asked for, and that of the `cpu` preset
 # Timed images of the main table on two cores, (engine, reference): each measurement takes 5 to 30 seconds.
-COUNTS = {"detection": (512, 384), "closed": (768, 512), "scoring": (1536, 640)}
+COUNTS = {
+    SIZE: {"detection": (512, 384), "closed": (768, 512), "scoring": (1536, 640)},
+    PRESET_SIZE: {"detection": (1536, 768), "closed": (2304, 1024), "scoring": (4608, 1536)},
+}
 SMALL = 48  # pixels: the size at which the image count, the workers and the threads are varied
 SMALL_COUNT = 1024
 # Timed images of each size, so that none takes more than ten seconds on two cores.
@@ -49,12 +52,13 @@ def flat(tables):
 
 
 def _main_table(cores, gpu):
-    """The measurements of the main table: {task: (engine's, reference's)}."""
+    """The measurements of the main table: {task, or task_SIZEpx at the preset's size: (engine's, reference's)}."""
     return {
-        task: tuple(
-            _workload(task, side, SIZE, BATCH, count, cores, gpu)
-            for side, count in zip(SIDES, COUNTS[task], strict=True)
+        task if size == SIZE else f"{task}_{size}px": tuple(
+            _workload(task, side, size, BATCH, count, cores, gpu)
+            for side, count in zip(SIDES, counts[task], strict=True)
         )
+        for size, counts in COUNTS.items()
         for task in TASKS
     }
 

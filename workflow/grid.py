@@ -30,7 +30,8 @@ class Grid(Settings):
 
     `variants` names sets of overrides for the methods' settings ({} for `default`), `pools` files of params/pools
     (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of params/ablations by
-    name, each under the alignments listed with it, on the paper's pool.
+    name, each under the alignments listed with it, on the paper's pool. `together` puts all methods of a class into one
+    notebook run: less starting, one page with one ROC figure; but a method that fails or changes repeats them all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Grid(Settings):
     variants: dict[str, dict] = {"default": {}}
     ablations: dict[str, list[str]] = {}
     pools: list[str] = [FULL]
+    together: bool = False
     data_root: str = ""
 
     @property
@@ -75,6 +77,8 @@ class Grid(Settings):
     def _groups(self, overrides):
         """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting
         it; with overrides, which belong to one method, each has its own."""
+        if self.together and not overrides:
+            return ["+".join(self.methods)]
         posthoc = [] if overrides else [method for method in self.methods if method in POSTHOC]
         return ["+".join(posthoc)] * bool(posthoc) + [method for method in self.methods if method not in posthoc]
 
@@ -111,7 +115,8 @@ class Job:
 
     @property
     def _short_step(self):
-        return self.step if len(self.methods) < 2 else f"{len(self.methods)}_posthoc"
+        count, kind = len(self.methods), "posthoc" if self._posthoc else "methods"
+        return self.step if count < 2 else f"{count}_{kind}"
 
     @property
     def source(self):
@@ -138,8 +143,11 @@ class Job:
     @property
     def all_cores(self):
         """Whether the job gets all cores; scores that take seconds, and small presets, run side by side instead."""
-        posthoc = bool(self.methods) and set(self.methods) <= set(POSTHOC)
-        return not posthoc and self.folder.preset not in SMALL_PRESETS
+        return not self._posthoc and self.folder.preset not in SMALL_PRESETS
+
+    @property
+    def _posthoc(self):
+        return bool(self.methods) and set(self.methods) <= set(POSTHOC)
 
     def _result_folder(self, step):
         if step in STEMS:

@@ -130,6 +130,14 @@ def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
     assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
 
 
+def test_together_puts_all_methods_of_a_class_into_one_notebook_run(write):
+    methods, variants = ["msp", "noisy_label"], {"default": {}, "single": {"nets": 1}}
+    jobs = load_grid(write(methods=methods, variants=variants, together=True)).jobs()[2:]
+    assert [job.step for job in jobs] == ["msp+noisy_label", "msp", "noisy_label"]  # overrides belong to one method
+    assert jobs[0].label == "synthetic surprise seed0 2_methods aligned"
+    assert [record.parts[-4] for record in jobs[0].records] == methods
+
+
 def test_other_pools_are_variants_of_their_own(write):
     jobs = load_grid(write(methods=["msp", "energy"], pools=["full", "open_10"])).jobs()[2:]
     assert [job.parameters()["pool"] for job in jobs] == ["full", "open_10"]
