@@ -74,7 +74,8 @@ class Settings(BaseModel):
 
 
 def _one_sentence(problem, cls, where):
-    key = ".".join(str(part) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    key = ".".join(part for part in parts if "[" not in part)  # pydantic names the member of a union: list[str]
     if problem["type"] == "extra_forbidden":
         try:
             check_name(key, tuple(cls.model_fields), "key")

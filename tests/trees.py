@@ -1,7 +1,9 @@
-"""Small folders in the layouts of the real datasets, filled with made-up faces."""
+"""Small folders in the layouts of the real datasets, filled with made-up faces: python -m tests.trees FOLDER."""
 
 import csv
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -152,3 +154,11 @@ def write_ferplus(root, train=4, valid=1, test=2, contempt=2, ambiguous=2):
     with open(root / "fer2013new.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([["Usage", "Image name", *FERPLUS_COLUMNS], *rows])
     return root
+
+
+WRITERS = {"rafdb": write_rafdb_both, "affectnet": write_affectnet, "cifar10": write_cifar10, "ferplus": write_ferplus}
+
+
+if __name__ == "__main__":
+    for name, write in WRITERS.items():
+        print(write(Path(sys.argv[1]) / name))

@@ -28,6 +28,7 @@ SMALL_PRESETS = ("smoke", "demo")
 class Grid(Settings):
     """Every combination of these lists is one run.
 
+    `open_classes` is one list for all datasets, or a list for each: {ferplus: [surprise], cifar10: [dog]}.
     `variants` names sets of overrides for the methods' settings ({} for `default`), `pools` files of params/pools
     (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of params/ablations by
     name, each under the alignments listed with it, on the paper's pool. `together` puts all methods of a class into one
@@ -37,7 +38,7 @@ class Grid(Settings):
     name: str
     datasets: list[str]
     preset: str
-    open_classes: list[str]
+    open_classes: list[str] | dict[str, list[str]]
     seeds: list[int] = [0]
     methods: list[str]
     alignments: list[str] = ["aligned"]
@@ -52,6 +53,10 @@ class Grid(Settings):
         """Where the grid's executed report and its list of HTML pages go."""
         return results_dir() / "reports" / self.name
 
+    def open_classes_of(self, dataset):
+        """The entries of `open_classes` for one dataset."""
+        return self.open_classes[dataset] if isinstance(self.open_classes, dict) else self.open_classes
+
     def opened(self, dataset, names):
         """The open classes that `names` stands for in one dataset. Raises: UserError for a class it does not have."""
         return parse_open(names, classes_of(dataset, self.preset, names, self.data_root))
@@ -59,7 +64,8 @@ class Grid(Settings):
     def jobs(self):
         """All jobs, in the order in which a reader expects them: each job after the ones it needs."""
         jobs = []
-        for dataset, names, seed in product(self.datasets, self.open_classes, self.seeds):
+        opened = [(dataset, names) for dataset in self.datasets for names in self.open_classes_of(dataset)]
+        for (dataset, names), seed in product(opened, self.seeds):
             folder = RunFolder(dataset_name(dataset), self.preset, join_open(self.opened(dataset, names)), seed)
             steps = [(CLOSED_SET, "", "", {}), (PSEUDO_LABELS, "", "", {})]
             jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
@@ -201,13 +207,14 @@ def load_grid(path):
 
 
 def _check(grid):
-    for key in ("datasets", "open_classes", "seeds", "methods", "alignments", "pools"):
-        values = getattr(grid, key)
-        if not values:
-            raise UserError(f"{key} is empty; list at least one.")
-        repeats = [v for i, v in enumerate(values) if v in values[:i]]
-        if repeats:
-            raise UserError(f"{key} lists {repeats[0]!r} twice; keep one.")
+    for key in ("datasets", "seeds", "methods", "alignments", "pools"):
+        _check_list(key, getattr(grid, key))
+    if isinstance(grid.open_classes, dict) and set(grid.open_classes) != set(grid.datasets):
+        named = ", ".join(grid.open_classes) or "no dataset"
+        raise UserError(f"open_classes has lists for {named}, but the datasets are {', '.join(grid.datasets)}; "
+                        "write one list for each.")  # fmt: skip
+    for dataset in grid.datasets:
+        _check_list("open_classes", grid.open_classes_of(dataset))
     check_name(grid.preset, PRESETS, "preset")
     for known, names, what in (
         (METHODS, grid.methods, "method"),
@@ -228,6 +235,14 @@ def _check(grid):
     _check_ablations(grid)
 
 
+def _check_list(key, values):
+    if not values:
+        raise UserError(f"{key} is empty; list at least one.")
+    repeats = [v for i, v in enumerate(values) if v in values[:i]]
+    if repeats:
+        raise UserError(f"{key} lists {repeats[0]!r} twice; keep one.")
+
+
 def _check_ablations(grid):
     taken = dict.fromkeys(product(grid.methods, grid.variants), "the grid's own variants")
     for name, alignments in grid.ablations.items():
@@ -246,7 +261,7 @@ def _check_ablations(grid):
 
 def _check_open_classes(grid, dataset):
     try:
-        sets = [grid.opened(dataset, names) for names in grid.open_classes]
+        sets = [grid.opened(dataset, names) for names in grid.open_classes_of(dataset)]
     except UserError as error:
         raise UserError(f"{dataset}: {error}") from None
     for i, chosen in enumerate(sets):

@@ -12,13 +12,6 @@ from fer_openset.labels import AMBIGUOUS, BASIC, COMPOUND, CONTEMPT, OBJECTS
 from fer_openset.settings import DetectionParameters
 from workflow.grid import load_grid
 
-WRITERS = {
-    "rafdb": trees.write_rafdb_both,
-    "rafdb_compound": trees.write_rafdb_both,
-    "affectnet": trees.write_affectnet,
-    "cifar10": trees.write_cifar10,
-    "ferplus": trees.write_ferplus,
-}
 FOLDERS = {"rafdb_compound": "rafdb"}
 # dataset, open classes; the known classes and the pool's (closed test, open train, open test) that must come of them
 CASES = [
@@ -54,8 +47,9 @@ def place(workplace, monkeypatch):
 
 @pytest.mark.parametrize(("dataset", "open_classes", "known", "parts"), CASES)
 def test_from_the_folder_to_a_row_of_the_table(place, dataset, open_classes, known, parts):
-    if dataset in WRITERS:
-        WRITERS[dataset](place.data / FOLDERS.get(dataset, dataset))
+    folder = FOLDERS.get(dataset, dataset)
+    if folder in trees.WRITERS:
+        trees.WRITERS[folder](place.data / folder)
     given = {"dataset": dataset, "open_classes": open_classes, "method": "msp"}
     step = pipeline.open_step(DetectionParameters.build(given, "test"))
     detection = pipeline.detect(step, pipeline.need_tasks(step))["msp"]

@@ -130,6 +130,23 @@ def test_post_hoc_scores_of_one_alignment_share_a_notebook_run(write):
     assert [job.step for job in hot] == ["energy", "noisy_label"]  # overrides belong to one method
 
 
+def test_each_dataset_may_have_its_own_open_classes(write):
+    opened = {"synthetic": ["surprise"], "cifar10": ["dog", "truck+cat"]}
+    jobs = load_grid(write(datasets=list(opened), open_classes=opened, methods=["msp"])).jobs()[::3]
+    found = [(job.folder.dataset, job.folder.open_classes) for job in jobs]
+    assert found == [("synthetic", "surprise"), ("cifar10", "dog"), ("cifar10", "cat+truck")]
+    for wrong, words in (
+        ({"synthetic": ["fear"]}, "open_classes has lists for synthetic, but the datasets are synthetic, cifar10;"),
+        ({"synthetic": ["fear"], "cifar10": []}, "open_classes is empty"),
+        ({"synthetic": ["fear", "fear"], "cifar10": ["dog"]}, "open_classes lists 'fear' twice"),
+        ({"synthetic": ["dog"], "cifar10": ["dog"]}, "synthetic: unknown expression 'dog'"),
+        ("surprise", "open_classes"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            load_grid(write(datasets=list(opened), open_classes=wrong, methods=["msp"]))
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_together_puts_all_methods_of_a_class_into_one_notebook_run(write):
     methods, variants = ["msp", "noisy_label"], {"default": {}, "single": {"nets": 1}}
     jobs = load_grid(write(methods=methods, variants=variants, together=True)).jobs()[2:]
