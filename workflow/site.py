@@ -23,7 +23,7 @@ from fer_openset.plates import read_index
 from fer_openset.settings import ROOT, results_dir
 from workflow.grid import NOTEBOOKS
 from workflow.html import GENERATOR, link_list, notebook_body, page
-from workflow.site_index import BY, executed_notebooks, group, run_tables, source_of
+from workflow.site_index import BY, executed_notebooks, group, question_of, run_tables, source_of
 
 
 class Site:
@@ -160,7 +160,8 @@ def first_page(site, numbered, groups, tables, figures):
     """What there is, by dataset, open class and method."""
     parts = ["<p>Executed notebooks, tables and figures of the workbook. Numbers on synthetic faces and on real ones, "
              "and those of different presets, are never in one table.</p>", "<h2>Notebooks</h2>",
-             link_list([(stem, site.out / name) for stem, name, _ in numbered], site.out)]  # fmt: skip
+             link_list([(" · ".join(filter(None, (stem, question_of(source)))), site.out / name)
+                        for stem, name, source in numbered], site.out)]  # fmt: skip
     for kind, members in groups.items():
         pages = [(name, site.out / f"{kind}/{name}.html") for name in members]
         words = link_list(pages, site.out) if pages else f"<p>{report.NO_RUNS}</p>"

@@ -59,6 +59,13 @@ def source_of(notebook):
     return max([notebook, *filter(Path.is_file, executed)], key=lambda path: path.stat().st_mtime)
 
 
+def question_of(notebook):
+    """The question that a numbered notebook answers: the first line in bold of its first cell; "" without one."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    lines = "".join(cells[0]["source"]).splitlines() if cells else []
+    return next((line.strip("*") for line in lines if line.startswith("**") and line.endswith("**")), "")
+
+
 def group(executed, kind):
     """{name: executed notebooks} for one index; names sorted, expressions in their usual order."""
     out = {}

@@ -56,7 +56,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     results, books = folder / "results", folder / "clone" / "notebooks"
     links = "[next](03_open_set_detection.ipynb) [gone](../docs/x.md) [runs](../results/tables/runs.csv) $f_{close}$"
-    notebook(books / "00_start_here.ipynb", ["# Start", links])
+    notebook(books / "00_start_here.ipynb", ["# Start\n\n**Is this new?**\n", links])
     notebook(books / "03_open_set_detection.ipynb", ["# Detection", "[back](00_start_here.ipynb)"])
     for dataset, preset in (("ferplus", "cpu"), ("synthetic", "demo"), ("synthetic", "smoke")):
         run = results / "runs" / dataset / preset / "surprise+fear" / "seed0" / "notebooks"
@@ -111,6 +111,7 @@ def reached(pages, start, clicks):
 
 
 def test_every_executed_notebook_is_two_clicks_away(made):
+    assert ">00_start_here · Is this new?</a>" in (made / "index.html").read_text(encoding="utf-8")
     pages = pages_of(made)
     executed = {name for name in pages if name.startswith(("runs/", "notebooks/"))}
     assert len(executed) == 2 + 4  # smoke runs and the unreadable one are not shown
