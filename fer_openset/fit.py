@@ -19,6 +19,7 @@ from pydantic import Field
 from fer_openset import atomic
 from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from fer_openset.errors import UserError
+from fer_openset.fused import contiguous_views, lend_gradients
 from fer_openset.settings import Settings
 
 PROGRESS_SECONDS = 15
@@ -61,18 +62,25 @@ def rate_at(settings, epoch, share):
 
 
 def make_optimizer(net, settings):
-    """Adam, AdamW or Nesterov SGD over all parameters; SGD and AdamW leave biases and norms undecayed."""
+    """Adam, AdamW or Nesterov SGD over all parameters; SGD and AdamW leave biases and norms undecayed.
+
+    The network must lie where it is trained: on its device, in its memory format.
+    """
+    views = contiguous_views(net)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        adam = torch.optim.Adam(views.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        return lend_gradients(adam, net, views)
     groups = [
-        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in views.values() if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in views.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
         )
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    else:
+        made = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    return lend_gradients(made, net, views)
 
 
 @dataclass
