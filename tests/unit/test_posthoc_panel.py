@@ -136,7 +136,7 @@ def unit(z):
 
 def knn_by_hand(task):
     z, t, *_ = parts(task)
-    return np.sort(cdist(unit(z), unit(t)), axis=1)[:, 49]
+    return np.sort(cdist(unit(z), unit(t)), axis=1)[:, 4]  # k = 5 in the smoke preset
 
 
 def nnguide_by_hand(task):
