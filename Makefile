@@ -29,9 +29,10 @@ resume: $(READY) ## go on with the last grid after a kill, a failure or a power 
 tables: $(READY) ## rebuild results/tables/runs.csv from the runs at hand
 	@$(PY) -m fer_openset tables
 
-figures: $(READY) ## draw every figure and table of the paper from results/tables and results/arrays
-	@for name in 07_results_vs_paper 08_paper_figures; do \
+figures: $(READY) ## every figure and table from results/tables and results/arrays: notebooks 04, 06, 07 and 08
+	@for name in 06_protocol_audit 07_results_vs_paper 08_paper_figures; do \
 	  $(PY) -m workflow.run_notebook notebooks/$$name.ipynb results/reports/$$name.ipynb; done
+	@$(PY) -m workflow.run_notebook notebooks/04_ablations.ipynb results/reports/04_ablations.ipynb -p preset demo
 
 site: $(READY) ## executed notebooks, tables and figures as a static site: site/index.html
 	@$(PY) -m workflow.site
