@@ -12,12 +12,13 @@ from fer_openset.datasets import synthetic
 from fer_openset.labels import AFFECTNET, BASIC, COMPOUND, CONTEMPT, EXPRESSIONS, FERPLUS_COLUMNS, OBJECTS
 
 SIDE = 48
-_, FACES = synthetic.examples(EXPRESSIONS, per_class=12, image_size=SIDE)
-FACES = FACES.reshape(len(EXPRESSIONS), 12, SIDE, SIDE)
+PEOPLE = 15
+_, FACES = synthetic.examples(EXPRESSIONS, per_class=PEOPLE, image_size=SIDE)
+FACES = FACES.reshape(len(EXPRESSIONS), PEOPLE, SIDE, SIDE)
 
 
 def face(label, number, side=SIDE):
-    """A colour face, its own for each number below 12 and for each label: (side, side, 3) uint8."""
+    """A colour face, its own for each number below PEOPLE and for each label: (side, side, 3) uint8."""
     grey = np.repeat(FACES[EXPRESSIONS.index(label), number][..., None], 3, axis=2)
     grey[..., 2] //= 2  # colour, so that swapped channels would show
     return np.asarray(Image.fromarray(grey).resize((side, side)))
@@ -160,5 +161,6 @@ WRITERS = {"rafdb": write_rafdb_both, "affectnet": write_affectnet, "cifar10": w
 
 
 if __name__ == "__main__":
+    enough = {"train": 10}  # PROSER holds out every tenth image of a class where there is no validation split
     for name, write in WRITERS.items():
-        print(write(Path(sys.argv[1]) / name))
+        print(write(Path(sys.argv[1]) / name, **({} if name == "cifar10" else enough)))
