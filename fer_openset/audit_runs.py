@@ -12,8 +12,7 @@ from fer_openset import atomic
 from fer_openset.audit import chi_square_fit, chi_square_two, entropy_share, probe_information
 from fer_openset.audit_tables import POOL, TABLES, read_table, table_path
 from fer_openset.closed_set import read_outputs
-from fer_openset.datasets import load_dataset
-from fer_openset.protocol import align, make_protocol
+from fer_openset.protocol import align, reopened
 from fer_openset.run_table import merge_rows
 from fer_openset.runs import load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
@@ -28,8 +27,7 @@ def write_tables(runs_dir=None):
         record = load_record(path.parent)
         if record["preset"] == "smoke":
             continue
-        dataset = load_dataset(record["dataset"], record["preset"], open_classes=record["open_classes"])
-        protocol = make_protocol(dataset.table, dataset.classes, record["open_classes"])
+        dataset, protocol = reopened(record)
         outputs = read_outputs(path.parent)
         for alignment in ALIGNMENTS:
             pool = {**{k: record[k] for k in POOL[:-1]}, "alignment": alignment}

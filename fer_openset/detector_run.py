@@ -9,12 +9,11 @@ import pandas as pd
 from fer_openset import runs
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import load_model
-from fer_openset.datasets import load_dataset
 from fer_openset.detector import LOGIT_SCORES, NOVELTY, SCORES, OpenSetDetector, Use, novelty_net, under
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.methods import method_settings
-from fer_openset.protocol import make_protocol
+from fer_openset.protocol import reopened
 from fer_openset.settings import results_dir
 
 RULES = ("known_95", "open_share")
@@ -32,7 +31,7 @@ def from_run(path, method, data_root, rule, device):
         method = NOVELTY if runs.is_done(novelty) and (novelty / CHECKPOINT).exists() else "energy"
     check_name(method, SCORES, "score for new images")
     rule = check_name(rule or ("open_share" if method == NOVELTY else "known_95"), RULES, "rule")
-    dataset, protocol = _data(record, data_root)
+    dataset, protocol = reopened(record, data_root)
     bare = _without_threshold(folder, record, dataset, method, device)
     if method == NOVELTY:
         bare = _with_novelty(bare, novelty)
@@ -52,13 +51,6 @@ def find_run(path):
     there = sorted(p.parent.parent.relative_to(home).as_posix() for p in home.glob("*/*/*/*/closed_set/run.json"))
     hint = f"choose one of {', '.join(there)}" if there else f"there is no finished run in {home} either"
     raise UserError(f"{path}: neither a saved detector nor the folder of a run; {hint}.")
-
-
-def _data(record, data_root):
-    source = record.get("source") or {"dataset": record["dataset"], "data_root": ""}
-    asked, root = record["open_classes"], data_root or source["data_root"]
-    dataset = load_dataset(source["dataset"], record["preset"], root, open_classes=asked)
-    return dataset, make_protocol(dataset.table, dataset.classes, asked)
 
 
 def _without_threshold(folder, record, dataset, method, device):

@@ -14,10 +14,9 @@ from fer_openset.augment import clean_view
 from fer_openset.backbones import attention_maps, copy_weights, new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import batch_of, load_model
-from fer_openset.datasets import load_dataset
 from fer_openset.device import pick_device
 from fer_openset.methods.pool_novelty import fold_of
-from fer_openset.protocol import make_protocol
+from fer_openset.protocol import reopened
 from fer_openset.runs import is_done, load_record
 
 SHOWN = 1200  # images in a t-SNE figure
@@ -77,8 +76,7 @@ def trained_net(folder, method, learner, device):
 
 
 def _opened(folder, data_root=""):
-    dataset = load_dataset(folder.dataset, folder.preset, data_root, open_classes=folder.open_classes)
-    return dataset, make_protocol(dataset.table, dataset.classes, folder.open_classes), pick_device()
+    return *reopened(load_record(folder.closed_set), data_root), pick_device()
 
 
 def _by_hash(ids, n):

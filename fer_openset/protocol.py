@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fer_openset.datasets import load_dataset
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, join_open, known_classes, parse_open
 
@@ -79,6 +80,17 @@ def make_protocol(table, classes, open_classes, pool="full"):
     )
     _check(protocol)
     return protocol
+
+
+def reopened(record, data_root=""):
+    """Dataset and protocol of a finished step, from its record; data_root: the dataset's folder, if it has moved.
+
+    Raises: UserError when the dataset's files are not there.
+    """
+    source = record.get("source") or {"dataset": record["dataset"], "data_root": ""}  # old records lack it
+    asked, root = record["open_classes"], data_root or source["data_root"]
+    dataset = load_dataset(source["dataset"], record["preset"], root, open_classes=asked)
+    return dataset, make_protocol(dataset.table, dataset.classes, asked)
 
 
 def _known_part(rows, known):

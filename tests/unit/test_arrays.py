@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import arrays, closed_set, embeddings, paper_data, pipeline, report, variants
+from fer_openset import arrays, closed_set, embeddings, paper_data, pipeline, protocol, report, variants
 from fer_openset.errors import UserError
 from fer_openset.methods import noisy_label, pool_novelty
 from fer_openset.metrics import auroc
@@ -29,8 +29,9 @@ def made(tmp_path_factory):
     dataset = replace(tiny_dataset({"train": 6, "valid": 2, "test": 6}), name="synthetic")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_OPENSET_RESULTS", str(place))
-        for module in (pipeline, embeddings):
+        for module in (pipeline, protocol):
             patch.setattr(module, "load_dataset", lambda *given, **more: dataset)
+        for module in (pipeline, embeddings):
             patch.setattr(module, "pick_device", lambda: CPU)
         for module in (closed_set, pool_novelty, noisy_label, embeddings):
             patch.setattr(module, "new_net", small_net)

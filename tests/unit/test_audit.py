@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import audit, audit_epochs, audit_runs, closed_set, pipeline
+from fer_openset import audit, audit_epochs, audit_runs, closed_set, pipeline, protocol
 from fer_openset.audit_tables import table_path
 from fer_openset.closed_set import closed_set_settings
 from fer_openset.errors import UserError
@@ -97,7 +97,7 @@ def test_probe_sees_labels_that_depend_on_the_image_and_no_others():
 @pytest.fixture
 def place(workplace, monkeypatch):
     dataset = tiny_dataset({"train": 40, "valid": 2, "test": 30})
-    for module in (pipeline, audit_runs):
+    for module in (pipeline, protocol):
         monkeypatch.setattr(module, "load_dataset", lambda *given, **more: dataset)
     monkeypatch.setattr(pipeline, "pick_device", lambda: CPU)
     monkeypatch.setattr(closed_set, "new_net", small_net)

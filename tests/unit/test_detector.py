@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import CPU, small_net, tiny_dataset, tiny_images
 
 import fer_openset
-from fer_openset import OpenSetDetector, closed_set, detector_run, metrics, pipeline, runs
+from fer_openset import OpenSetDetector, closed_set, metrics, pipeline, protocol, runs
 from fer_openset import detector as detectors
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.datasets import Dataset
@@ -31,7 +31,7 @@ def place(tmp_path_factory):
         patch.setenv("FER_OPENSET_RESULTS", str(tmp_path_factory.mktemp("results")))
         dataset = tiny_dataset({"train": 12, "valid": 8, "test": 8})
         patch.setattr(pipeline, "load_dataset", lambda *_, **__: dataset)
-        patch.setattr(detector_run, "load_dataset", lambda *_, **__: dataset)
+        patch.setattr(protocol, "load_dataset", lambda *_, **__: dataset)
         patch.setattr(pipeline, "pick_device", lambda: CPU)
         for module in (closed_set, pool_novelty, detectors):
             patch.setattr(module, "new_net", small_net)
@@ -168,7 +168,7 @@ def test_a_run_without_pool_novelty_gives_energy(place, monkeypatch):
     monkeypatch.setattr(runs, "is_done", lambda folder: False)
     assert load(place).use.method == "energy"
     dataset = tiny_dataset({"train": 2, "test": 2})
-    monkeypatch.setattr(detector_run, "load_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: dataset)
     with pytest.raises(UserError, match="no known validation image to choose a threshold on"):
         load(place)
 
