@@ -98,8 +98,8 @@ def open_neighbours(place, is_open, k=10):
 def weight_sweep(runs, variants, where):
     """Fig. 5, first half: AUROC of noisy_label against the consistency weight.
 
-    Runs that agree in every other setting form one group, named by its backbone; a group has two weights or more.
-    Returns: table with columns group, x, mean, lo, hi.
+    Runs that agree in every other setting form one group; of each backbone the group with the most weights is shown, if
+    it has two or more. Returns: table with columns group, x, mean, lo, hi.
     """
     rows = rows_of(runs, where, method="noisy_label", alignment="aligned", open_classes=where.open_classes)
     every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
@@ -111,8 +111,17 @@ def weight_sweep(runs, variants, where):
             key = json.dumps(others, sort_keys=True)
             point = (mine["backbone"], mine["consistency_weight"], row.mean, row.lo, row.hi)
             groups.setdefault(key, []).append(point)
-    points = [point for group in groups.values() if len({x for _, x, *_ in group}) > 1 for point in group]
+    best = {}
+    for group in groups.values():
+        name = group[0][0]
+        if _weights(group) > max(1, _weights(best.get(name, []))):
+            best[name] = group
+    points = [point for group in best.values() for point in group]
     return pd.DataFrame(points, columns=["group", "x", "mean", "lo", "hi"]).drop_duplicates(["group", "x"])
+
+
+def _weights(points):
+    return len({x for _, x, *_ in points})
 
 
 def epoch_sweep(epochs, variants, where):

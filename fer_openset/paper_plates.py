@@ -106,7 +106,8 @@ def sweeps(where):
             f"{agreement(moved < 0.05)}: over the weights that ran the AUROC moves by {moved:.3f} (paper: little). "
             f"{source(about)}"
         )
-    return Plate("fig5_sweeps", paper_figures.sweep_panels(panels), text, about)
+    name = "fig5_sweeps_synthetic" if where.dataset == "synthetic" else "fig5_sweeps"  # never in one figure
+    return Plate(name, paper_figures.sweep_panels(panels), text, about)
 
 
 def comparison_group(where):

@@ -232,6 +232,10 @@ def test_a_sweep_is_found_by_its_settings():
     runs = table_of(*({"variant": v, "auroc": 0.5 + i / 10} for i, v in enumerate(sets)))
     found = paper_data.weight_sweep(runs, variants_of(**sets), WHERE)
     assert dict(zip(found["x"], found["mean"], strict=True)) == pytest.approx({5.0: 0.5, 1.0: 0.6})
+    sets |= {f"z{weight}": {**other, "consistency_weight": weight} for weight in (0.0, 5.0)}
+    runs = table_of(*({"variant": v, "auroc": 0.5 + i / 10} for i, v in enumerate(sets)))
+    found = paper_data.weight_sweep(runs, variants_of(**sets), WHERE)  # three runs of 8 epochs, two of 4: never mixed
+    assert dict(zip(found["x"], found["mean"], strict=True)) == pytest.approx({1.0: 0.7, 0.0: 0.8, 5.0: 0.9})
 
 
 def test_only_pools_of_another_share_are_in_that_figure():
