@@ -36,8 +36,7 @@ def audit_epochs(options):
     from fer_openset import audit_epochs as epochs
     from fer_openset.pipeline import open_step
 
-    given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
-    table = epochs.follow(open_step(RunParameters.build(given, "the command line")), options.epochs)
+    table = epochs.follow(open_step(_run(options)), options.epochs)
     print(table[table["epoch"] == table["epoch"].max()].to_string(index=False, float_format="{:.3f}".format))
 
 
@@ -109,9 +108,14 @@ def pretrain(options):
     if options.folder:
         path = pretraining.pretrain_on_folder(options.folder, options.preset, settings, options.seed)
     else:
-        given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
-        path = pretraining.pretrain_on_dataset(RunParameters.build(given, "the command line"), settings)
+        path = pretraining.pretrain_on_dataset(_run(options), settings)
     print(f"weights in {path}; start from them with the settings init: pretrained, weights: {path}")
+
+
+def _run(options):
+    """The run that a command is about. Raises: UserError for a value that no run has."""
+    given = {name: getattr(options, name) for name in ("dataset", "preset", "open_classes", "seed", "data_root")}
+    return RunParameters.build(given, "the command line")
 
 
 def _overrides(options):
@@ -131,7 +135,7 @@ def parse(arguments):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = {}
     named = {"tables": tables, "summary": summary, "arrays": arrays, "audit": audit, "audit-epochs": audit_epochs}
-    for name, command in {**named, "check-data": check, "score": score}.items():
+    for name, command in {**named, "check-data": check, "score": score, "pretrain": pretrain}.items():
         made[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         made[name].set_defaults(command=command)
     for name in ("summary", "arrays"):
@@ -142,29 +146,26 @@ def parse(arguments):
     made["check-data"].add_argument("name", help="the dataset: a file in params/datasets")
     made["check-data"].add_argument("--root", default="", help="its folder; otherwise the one its settings name")
     made["check-data"].add_argument("--preset", choices=PRESETS, default="paper", help="whose settings to read it with")
+    for name in ("audit-epochs", "pretrain"):
+        made[name].add_argument("--preset", required=True, choices=PRESETS)
+        made[name].add_argument("--seed", type=int, default=0)
+        text = "folder of the dataset; default: the one its settings name"
+        made[name].add_argument("--data-root", default="", help=text)
     follow = made["audit-epochs"]
     follow.add_argument("--dataset", required=True)
-    follow.add_argument("--preset", required=True, choices=PRESETS)
     follow.add_argument("--open-classes", required=True, help="one expression, or several joined by +")
-    follow.add_argument("--seed", type=int, default=0)
-    follow.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
     follow.add_argument("--epochs", type=int, default=0, help="how long to train; default: as the preset")
     _score_options(made["score"])
-    _add_pretrain(commands)
+    _pretrain_options(made["pretrain"])
     return parser.parse_args(arguments)
 
 
-def _add_pretrain(commands):
-    sub = commands.add_parser("pretrain", help=pretrain.__doc__, description=pretrain.__doc__)
-    sub.set_defaults(command=pretrain)
-    sub.add_argument("--dataset", default="", help="a file in params/datasets; its known training images are used")
-    sub.add_argument("--open-classes", default="", help="with --dataset: never looked at; expressions joined by +")
-    sub.add_argument("--folder", default="", help="instead of a dataset: any folder with pictures of faces")
-    sub.add_argument("--preset", required=True, choices=PRESETS)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--data-root", default="", help="folder of the dataset; default: the one its settings name")
-    sub.add_argument("--images", choices=("known", "known+pool"), help="known+pool: the pool too, unlabelled")
-    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings")
+def _pretrain_options(parser):
+    parser.add_argument("--dataset", default="", help="a file in params/datasets; its known training images are used")
+    parser.add_argument("--open-classes", default="", help="with --dataset: never looked at; expressions joined by +")
+    parser.add_argument("--folder", default="", help="instead of a dataset: any folder with pictures of faces")
+    parser.add_argument("--images", choices=("known", "known+pool"), help="known+pool: the pool too, unlabelled")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings")
 
 
 def main(arguments=None):

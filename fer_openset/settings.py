@@ -74,8 +74,8 @@ class Settings(BaseModel):
 
 
 def _one_sentence(problem, cls, where):
-    parts = [str(part) for part in problem["loc"]]
-    key = ".".join(part for part in parts if "[" not in part)  # pydantic names the member of a union: list[str]
+    # Between a field and what is below it pydantic names the member of a union, such as list[str].
+    key = ".".join(str(part) for part in problem["loc"] if not re.fullmatch(r"(list|dict)\[.*\]", str(part)))
     if problem["type"] == "extra_forbidden":
         try:
             check_name(key, tuple(cls.model_fields), "key")

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import nn
 
+from fer_openset.fused import contiguous_views, lend_gradients
+
 
 def _widths(size, width):
     """Channels from the outermost layer inwards, one for each halving down to 4 x 4 pixels."""
@@ -70,4 +72,5 @@ def new_gan(size, channels, width, noise_size, seed):
 
 def gan_optimizer(net, lr, beta1):
     """Adam as DCGAN uses it: its own rate, a short memory of the gradient, no decay."""
-    return torch.optim.Adam(net.parameters(), lr=lr, betas=(beta1, 0.999), fused=True)
+    views = contiguous_views(net)
+    return lend_gradients(torch.optim.Adam(views.values(), lr=lr, betas=(beta1, 0.999), fused=True), net, views)

@@ -237,3 +237,8 @@ def test_tables_and_parameters_do_not_wait_for_torch():
 def test_rules_between_two_keys(method, overrides, expected):
     with pytest.raises(UserError, match=f"^{method}.yaml with overrides: {expected}"):
         method_settings(method, "cpu", overrides)
+
+
+def test_brackets_in_a_key_stay_in_the_sentence():
+    with pytest.raises(UserError, match=r"lr\[0\]"):
+        Toy.build({"rate": 0.5, "lr[0]": 1}, "toy.yaml")
