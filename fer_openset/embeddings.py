@@ -15,7 +15,7 @@ from fer_openset.backbones import attention_maps, copy_weights, new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import batch_of, load_model
 from fer_openset.device import pick_device
-from fer_openset.methods.pool_novelty import fold_of
+from fer_openset.methods.folds import fold_of
 from fer_openset.protocol import reopened
 from fer_openset.runs import is_done, load_record
 

@@ -21,9 +21,9 @@ from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
 from fer_openset.methods import method_settings, reads_true_labels, run_method
-from fer_openset.methods.pool_novelty import KNOWN_SCORES
+from fer_openset.methods.pool_novelty import SHARE_SCORES
 from fer_openset.methods.task import Task, make_task
-from fer_openset.open_fraction import estimate_open_fraction
+from fer_openset.open_fraction import estimate_open_fraction, threshold_for
 from fer_openset.pools import FULL, pool_settings, reshaped, shifted
 from fer_openset.pretrained import Place, start_record
 from fer_openset.protocol import Protocol, make_protocol
@@ -178,17 +178,19 @@ def evaluate(step, detection):
 def open_share(step, detection):
     """The estimated share of open images in the pool, and how the threshold that follows from it does.
 
-    Only for methods that left scores of held-out known images (pool_novelty); else {}. Returns: estimate, its 95 %
+    Only for methods that left scores to estimate it from (pool_novelty); else {}. Returns: estimate, its 95 %
     interval lo..hi and the threshold, made without labels; then, read from the labels, the true share and, at the
     threshold, the fraction of open images flagged (`open_flagged`) and of known images flagged (`known_flagged`).
     """
-    path, scores = detection.task.folder / KNOWN_SCORES, detection.scores
+    path, scores = detection.task.folder / SHARE_SCORES, detection.scores
     if not path.exists():
         return {}
-    found = estimate_open_fraction(scores, pd.read_csv(path)["open_score"], seed=step.parameters.seed)
+    parts = pd.read_csv(path).set_index("part")["open_score"]
+    found = estimate_open_fraction(parts["pool"], parts["known"], seed=step.parameters.seed)
+    threshold = threshold_for(scores, found.value)
     is_open = step.protocol.pool["is_open"].loc[scores.index]
-    flagged = scores >= found.threshold
-    return {"estimate": found.value, "lo": found.low, "hi": found.high, "threshold": found.threshold,
+    flagged = scores >= threshold
+    return {"estimate": found.value, "lo": found.low, "hi": found.high, "threshold": threshold,
             "true_share": float(is_open.mean()), "open_flagged": float(flagged[is_open].mean()),
             "known_flagged": float(flagged[~is_open].mean())}  # fmt: skip
 

@@ -16,8 +16,8 @@ from fer_openset.backbones import copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, closed_set_settings, predict, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.methods.folds import check_unseen, fold_of
 from fer_openset.methods.noisy_label import NoisyLabelSettings, cross_entropies, noisy_label
-from fer_openset.methods.pool_novelty import check_unseen, fold_of
 from fer_openset.methods.two_views import two_view_loss
 from fer_openset.settings import Preset, Settings
 

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from fer_openset.errors import UserError
+from fer_openset.methods.folds import fold_of
 from fer_openset.methods.noisy_label import NoisyLabelSettings, cross_entropies, pool_rows, score_generator, train
-from fer_openset.methods.pool_novelty import fold_of
 
 
 def noisy_label_online(task, settings: NoisyLabelSettings):

@@ -4,10 +4,14 @@ Known training images and the known part of the pool come from one distribution,
 theirs ranks open against known images optimally (Neyman and Pearson; semi-supervised novelty detection: Blanchard, Lee
 and Scott 2010; open-set label shift: Garg, Balakrishnan and Lipton 2022). A network with K+1 outputs estimates it:
 training images keep their label, pool images are class K+1, and each image is scored only by networks that never saw
-it. Pseudo labels are not used, so their order cannot matter.
+it. Where open images are rare nearly all of class K+1 are known images, and the ratio is learned slowly; so a further
+round draws the pool's images by the chance of being open that the round before gave them. Pseudo labels are not used,
+so their order cannot matter.
 """
 
+import os
 import zlib
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,11 +25,13 @@ from fer_openset.backbones import copy_known, layout_of, new_net
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
-from fer_openset.methods.pool_sampling import log_odds, most_open, pool_mix_weights
+from fer_openset.methods.folds import Fold, fold_of
+from fer_openset.methods.pool_sampling import chance_open, draw_open, log_odds, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
+from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 
-KNOWN_SCORES = "known_scores.csv"
+SHARE_SCORES = "share_scores.csv"
 ORACLE = "oracle"
 
 
@@ -36,10 +42,11 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSet
     StartSettings). folds: parts of pool and training images; a network trains on all but one and scores that one.
     repeats: how often both are split anew; scores are averaged. known_per_pool: known training images seen in an epoch
     for each pool image (a fresh draw each epoch).
-    average_from: scores are averaged over the epochs from this one on (0 = the first). select_from: from this epoch on
-    a network trains on the most open-looking part of its pool images alone, as large as the estimated open share
-    (conditional value ignoring risk, Garg et al. 2021); 0 = never. mix_from: from this epoch on known training images
-    are drawn in the estimated mix of the pool's known images (label shift), not in their own; 0 = never.
+    rounds: how often networks are trained from `init`; from the second round on, the pool's images are drawn by their
+    chance of being open (`chance_open`), which the scores of the round before give.
+    average_from: scores are averaged over the epochs from this one on (0 = the first). mix_from: from this epoch on
+    known training images are drawn in the estimated mix of the pool's known images (label shift), not in their own;
+    0 = never.
     consistency_weight: weight of the attention-map consistency of Eq. 2, 0 leaves it out. mirror: scores are means over
     an image and its mirror.
     """
@@ -48,9 +55,9 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSet
     init: Literal["scratch", "f_close", "pretrained"]
     folds: int = Field(ge=2)
     repeats: int = Field(ge=1)
+    rounds: int = Field(ge=1)
     known_per_pool: float = Field(gt=0)
     average_from: int = Field(ge=0)
-    select_from: int = Field(0, ge=0)
     mix_from: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     consistency_weight: float = Field(0.0, ge=0)
@@ -66,23 +73,64 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSet
 def pool_novelty(task, settings):
     """Log odds of "from the pool" against "a known training image", by networks that never trained on the image.
 
-    Shapes: open_score (M,). Range: all reals. Direction: larger = more open. Also writes `known_scores.csv`: scores of
-    held-out known training images, for the open fraction. Source: design of this workbook.
+    Shapes: open_score (M,). Range: all reals. Direction: larger = more open. Also writes `share_scores.csv` for the
+    open share: scores of the pool and of held-out known images in the first round. In later rounds they cannot be
+    compared: whether an image was in the pool had a say in what its networks trained on. Source: design of this
+    workbook.
     """
-    scores, known_scores = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty")
-    atomic.write_csv(task.folder / KNOWN_SCORES, known_scores.rename_axis("sample_id").reset_index())
+    chance = _chance_before_last_round(task, settings)
+    scores, known = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty", chance=chance)
+    if settings.rounds == 1:
+        _write_share_scores(task.folder, scores, known)
     return scores
+
+
+def _chance_before_last_round(task, settings):
+    """Run all rounds but the last, each in a folder of its own.
+
+    Returns: the chance of each pool image to be open, by id, for the last round; None for a single round, or if too few
+    images look open for another: then the first round becomes the last.
+    """
+    chance = None
+    for number in range(1, settings.rounds):
+        within = task.for_method(task.folder / f"round{number}")
+        name = f"pool_novelty, round {number}"
+        scores, known = cross_fitted(within, settings, pool_is_novel(task), name, chance=chance)
+        if number == 1:
+            _write_share_scores(task.folder, scores, known)
+            share = estimate_open_fraction(scores, known, n_boot=0).value
+        chance = chance_open(scores, known, share)
+        if chance is None:
+            print(f"{name}: {share:.1%} of {len(scores)} images look open, too few for another round", flush=True)
+            for file in ("checkpoint.safetensors", "history.csv"):  # this round is the last one, and done
+                os.replace(within.folder / file, task.folder / file)
+            return None
+        drawn = (chance**2).sum() / chance.sum()
+        print(f"{name}: {share:.1%} of the pool looks open, {drawn:.1%} of what the next round will draw", flush=True)
+    return chance
+
+
+def _write_share_scores(folder, scores, known):
+    parts = pd.concat({"pool": scores, "known": known}, names=["part", "sample_id"])
+    atomic.write_csv(folder / SHARE_SCORES, parts.reset_index())
 
 
 def pool_novelty_online(task, settings):
     """The same for images that come one by one: no part of the pool that an image belongs to was trained on.
 
     The pool is split once into two halves by sample id, an earlier and a later pool; networks trained on one half
-    score the other in single forward passes, and each half plays each part once. Shapes, range, direction: as
-    `pool_novelty`. Differs from it: half the pool to learn from, and one split for all repeats.
+    score the other in single forward passes, and each half plays each part once. Rounds before the last see one half
+    only. Shapes, range, direction: as `pool_novelty`. Differs from it: half the pool to learn from (a quarter in rounds
+    before the last), and one split for all repeats.
     """
     online = settings.model_copy(update={"folds": 2})
-    return cross_fitted(task, online, pool_is_novel(task), "pool_novelty_online", one_split=True)[0]
+    halves, chances = fold_of(task.pool_ids, 2, task.seed, 0, "pool"), []
+    for half in range(2):
+        logits = task.pool_logits[halves == half]
+        earlier = replace(task, pool_logits=logits, folder=task.folder / f"half{half}")
+        chances.append(_chance_before_last_round(earlier, online))
+    chance = None if any(c is None for c in chances) else pd.concat(chances)
+    return cross_fitted(task, online, pool_is_novel(task), "pool_novelty_online", one_split=True, chance=chance)[0]
 
 
 def oracle(task, settings):
@@ -104,61 +152,11 @@ def pool_is_novel(task):
     return targets
 
 
-def fold_of(ids, folds, *keys):
-    """A fold 0..folds-1 for each sample id, of equal sizes to one image; a function of the ids and `keys` alone.
-
-    Shapes: ids (M,) -> int64 array (M,). The order of the ids makes no difference.
-    """
-    marks = [(zlib.crc32("/".join(map(str, (*keys, i))).encode()), i) for i in ids]
-    out = np.empty(len(marks), np.int64)
-    for rank, position in enumerate(sorted(range(len(marks)), key=marks.__getitem__)):
-        out[position] = rank % folds
-    return out
-
-
-class Fold:
-    """What one network may train on and what it scores, as positions in the dataset."""
-
-    def __init__(self, task, settings, repeat, number, one_split=False):
-        split = 0 if one_split else repeat
-        pool, known = (
-            (task.dataset.rows(ids), fold_of(ids, settings.folds, task.seed, split, part) == number)
-            for part, ids in (("pool", task.pool_ids), ("known", task.train.index))
-        )
-        self.name = f"r{repeat}f{number}"
-        self.pool_out, self.known_out = pool[1], known[1] & _first(known[1], pool[1].sum())
-        self.pool, self.scored_pool = pool[0][~pool[1]], pool[0][pool[1]]
-        self.known, self.scored_known = known[0][~known[1]], known[0][self.known_out]
-        self.drawn = min(round(settings.known_per_pool * len(self.pool)), len(self.known))
-
-    def rows(self, seed, epoch, pool, weights=None):
-        """Positions to train on in this epoch: these of the pool, and known training images drawn anew, all alike or
-        with `weights` (len(self.known),).
-
-        Raises: AssertionError when one of them is to be scored.
-        """
-        rng = np.random.default_rng(stream_seed(seed, self.name, epoch, "known"))
-        chosen = np.concatenate([pool, rng.choice(self.known, self.drawn, replace=False, p=weights)])
-        check_unseen(chosen, np.concatenate([self.scored_pool, self.scored_known]))
-        return chosen
-
-
-def _first(mask, n):
-    """The first n of the set places: no more held-out known images are scored than pool images."""
-    return np.cumsum(mask) <= n
-
-
-def check_unseen(trained_on, scored):
-    """Raises: AssertionError when an image would be scored by a network that trains on it."""
-    seen = np.intersect1d(trained_on, scored)
-    if len(seen):
-        raise AssertionError(f"{len(seen)} images would be scored by a network that trained on them")
-
-
-def cross_fitted(task, settings, targets, label, one_split=False):
+def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
     """Train `repeats` x `folds` networks; each scores the fold it did not train on.
 
-    Shapes: targets (all positions of the dataset,) int64, 0..K. Returns: open scores of the pool, and of the held-out
+    Shapes: targets (all positions of the dataset,) int64, 0..K; chance: None, or a Series with the chance of being open
+    of each pool image, by which the pool's images are drawn. Returns: open scores of the pool, and of the held-out
     known training images: Series by sample id.
     """
     folds = [Fold(task, settings, r, f, one_split) for r in range(settings.repeats) for f in range(settings.folds)]
@@ -180,21 +178,29 @@ def cross_fitted(task, settings, targets, label, one_split=False):
     def rows_of(epoch):
         chosen = {}
         for fold, x in zip(folds, learners, strict=True):
-            selects = settings.select_from and epoch >= settings.select_from and label != ORACLE
             mixes = settings.mix_from and epoch >= settings.mix_from
-            pool = most_open(x.net, fold, task, settings) if selects else fold.pool
+            pool = fold.pool if chance is None else draw_open(fold, task, chance, epoch)
             weights = pool_mix_weights(x.net, fold, task, settings, targets) if mixes else None
             chosen[fold.name] = fold.rows(task.seed, epoch, pool, weights)
         return chosen
 
     place = place_of(task.dataset, task.known_classes, task.seed)
-    identity = {**task.identity(), "targets": zlib.crc32(targets), **start_record(settings, place)}
+    identity = {
+        **task.identity(),
+        "targets": zlib.crc32(targets),
+        "chance": _digest(chance),
+        **start_record(settings, place),
+    }
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)
     epochs = settings.epochs - settings.average_from
     times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs
     known = pd.Series(total["known"].numpy(), index=task.train.index, name="open_score")[times_known > 0]
     pool = pd.Series(total["pool"].numpy() / (settings.repeats * epochs), index=task.pool_ids, name="open_score")
     return pool, known / times_known[times_known > 0]
+
+
+def _digest(chance):
+    return None if chance is None else zlib.crc32(chance.sort_index().to_numpy())
 
 
 def _learner(name, task, settings):

@@ -1,15 +1,18 @@
 """What an epoch of pool_novelty trains on, when the whole pool and the training images' own mix will not do.
 
-Both choices read scores of images that the network did not train on, and no label of the pool.
+Both choices read scores of images that the scoring network did not train on, and no label of the pool.
 """
 
 import numpy as np
+import pandas as pd
 import torch
+from sklearn.isotonic import IsotonicRegression
 
 from fer_openset.closed_set import predict
+from fer_openset.fit import stream_seed
 from fer_openset.open_fraction import estimate_open_fraction
 
-FEWEST = 16  # images of class K+1 that an epoch needs at least
+FEWEST = 16  # images of class K+1 that a network needs at least
 MOST = 10.0  # how much more often an image of one known class may be drawn than in the training images' own mix
 
 
@@ -31,20 +34,32 @@ def odds_of(z, number):
     return z[:, number] - others.logsumexp(1)
 
 
-def most_open(net, fold, task, settings):
-    """The part of a fold's pool images that looks most open to its network, as large as the open share estimated on
-    the images that the network did not train on; repeated until it weighs about as much as one known class.
+def chance_open(scores, known_scores, share):
+    """The chance of each pool image to be open, as far as scores of networks that never saw it can tell.
 
-    Without it nearly all images of class K+1 are known ones when open images are rare. Returns: positions, repeats
-    included. Source: Garg et al. 2021, "Mixture Proportion Estimation and PU Learning", CVIR. Differs: the part is
-    chosen once an epoch, not in each batch.
+    If `share` of the pool is open and its known images score like `known_scores`, Bayes' rule gives it as
+    1 - (1 - share) * (density of known scores) / (density of pool scores). The ratio comes from an isotonic regression
+    of "from the pool" on the score, both sets weighing alike: no shape is assumed, but a higher score never means less.
+
+    Shapes: scores, known_scores: Series of open scores; share 0..1 -> Series like `scores`, 0..1, larger = more open;
+    None when fewer than FEWEST open images are expected: too few to learn from.
     """
-    pool, known = (log_odds(net, task, settings, rows).numpy() for rows in (fold.scored_pool, fold.scored_known))
-    share = estimate_open_fraction(pool, known, n_boot=0).value
-    n = max(round(share * len(fold.pool)), FEWEST)
-    kept = fold.pool[np.argsort(-log_odds(net, task, settings, fold.pool).numpy(), kind="stable")[:n]]
-    print(f"{fold.name}: {share:.1%} of the pool looks open; training on {len(kept)} of its images", flush=True)
-    return np.tile(kept, max(1, round(fold.drawn / len(task.known_classes) / len(kept))))
+    if round(share * len(scores)) < FEWEST:
+        return None
+    from_pool = np.r_[np.ones(len(scores)), np.zeros(len(known_scores))]
+    weights = np.r_[np.full(len(scores), 1 / len(scores)), np.full(len(known_scores), 1 / len(known_scores))]
+    line = IsotonicRegression(out_of_bounds="clip").fit(np.r_[scores, known_scores], from_pool, weights)
+    at = line.predict(scores).clip(1e-9)
+    return pd.Series((1 - (1 - share) * (1 - at) / at).clip(0, 1), index=scores.index)
+
+
+def draw_open(fold, task, chance, epoch):
+    """Pool images of a fold drawn by their chance of being open, as many as an epoch has images of a known class on
+    average: positions, with repeats. The whole pool is mostly known images when open ones are rare; this is not."""
+    weights = chance.reindex(task.dataset.table.index[fold.pool]).to_numpy()
+    rng = np.random.default_rng(stream_seed(task.seed, fold.name, epoch, "open"))
+    n = max(round(fold.drawn / len(task.known_classes)), FEWEST)
+    return rng.choice(fold.pool, n, p=weights / weights.sum())
 
 
 def pool_mix_weights(net, fold, task, settings, targets):

@@ -14,8 +14,8 @@ from pydantic import Field
 from fer_openset import atomic
 from fer_openset.errors import UserError
 from fer_openset.fit import stream_seed
+from fer_openset.methods.folds import fold_of
 from fer_openset.methods.known_training import KnownTrainingSettings, clean_logits, fit_known, wider_learner
-from fer_openset.methods.pool_novelty import fold_of
 
 CALIBRATION, DECISIONS = "calibration.json", "decisions.csv"
 OPEN = "open"

@@ -10,25 +10,25 @@ from fer_openset import metrics
 from fer_openset.datasets import Dataset
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty as module
+from fer_openset.methods.folds import Fold, check_unseen, fold_of
 from fer_openset.methods.pool_novelty import (
-    KNOWN_SCORES,
-    Fold,
+    SHARE_SCORES,
     PoolNoveltySettings,
-    check_unseen,
-    fold_of,
     oracle,
     pool_novelty,
     pool_novelty_online,
 )
+from fer_openset.methods.pool_sampling import chance_open
 from fer_openset.methods.task import Task
+from fer_openset.open_fraction import estimate_open_fraction
 
 KNOWN, OPEN = ("fear", "disgust", "happiness"), "anger"
 
 
 def settings_of(**changes):
     given = dict(
-        image_size=32, init="scratch", folds=2, repeats=1, known_per_pool=2.0, average_from=1, lr=0.02, epochs=3,
-        batch_size=16,
+        image_size=32, init="scratch", folds=2, repeats=1, rounds=1, known_per_pool=2.0, average_from=1, lr=0.02,
+        epochs=3, batch_size=16,
     )  # fmt: skip
     return PoolNoveltySettings(**given | changes)
 
@@ -37,6 +37,10 @@ def planted(folder, dataset=None, seed=0):
     """Known training images of three classes, a pool with a fourth. Returns: (task, who is open)."""
     dataset = dataset or tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN))
     return open_set_task(folder, dataset, KNOWN, seed)
+
+
+def share_scores(folder):
+    return pd.read_csv(folder / SHARE_SCORES, index_col=["part", "sample_id"])["open_score"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +61,7 @@ def test_images_of_an_unseen_class_get_the_high_scores(tmp_path, change):
 def test_held_out_known_images_score_like_the_known_ones_of_the_pool(tmp_path):
     task, is_open = planted(tmp_path)
     scores = pool_novelty(task, settings_of(folds=3))
-    known = pd.read_csv(tmp_path / KNOWN_SCORES, index_col="sample_id")["open_score"]
+    known = share_scores(tmp_path).loc["known"]
     assert set(known.index) <= set(task.train.index) and 0 < len(known) <= len(task.pool_ids)
     assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
     assert metrics.auroc(np.r_[known, scores[is_open]], np.r_[np.zeros(len(known)), np.ones(is_open.sum())]) > 0.95
@@ -68,7 +72,7 @@ def test_with_nothing_new_in_the_pool_pool_and_known_images_cannot_be_told_apart
     dataset = tiny_dataset({"train": 40, "test": 40}, KNOWN)
     task, _ = planted(tmp_path, dataset)
     scores = pool_novelty(task, settings_of(epochs=12, average_from=8))
-    known = pd.read_csv(tmp_path / KNOWN_SCORES)["open_score"]
+    known = share_scores(tmp_path).loc["known"]
     together = metrics.auroc(np.r_[known, scores], np.r_[np.zeros(len(known)), np.ones(len(scores))])
     assert 0.35 < together < 0.65
 
@@ -162,15 +166,16 @@ def test_online_every_image_is_scored_by_networks_of_the_other_half(tmp_path, mo
     assert (folds["r0f0"].pool_out ^ folds["r0f1"].pool_out).all()
 
 
-def test_killed_and_resumed_gives_the_same_scores(tmp_path, monkeypatch):
-    settings = settings_of(epochs=4)
+@pytest.mark.parametrize(("rounds", "call"), [(1, 40), (2, 40), (2, 64)])
+def test_killed_and_resumed_gives_the_same_scores(tmp_path, monkeypatch, rounds, call):
+    settings = settings_of(epochs=4, rounds=rounds)
     task, _ = planted(tmp_path / "whole")
     expected = pool_novelty(task, settings)
     cut = Task(**{**vars(task), "folder": tmp_path / "cut"})
-    # In the third epoch: seven steps a network and epoch.
-    killed_at_call(40, monkeypatch, module, "_loss", lambda: pool_novelty(cut, settings))
+    # In the third epoch of the first round (seven steps a network and epoch), or in the second round.
+    killed_at_call(call, monkeypatch, module, "_loss", lambda: pool_novelty(cut, settings))
     pd.testing.assert_series_equal(pool_novelty(cut, settings), expected, check_exact=True)
-    whole, again = (pd.read_csv(tmp_path / name / KNOWN_SCORES) for name in ("whole", "cut"))
+    whole, again = (pd.read_csv(tmp_path / name / SHARE_SCORES) for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(whole, again)
 
 
@@ -186,33 +191,82 @@ def test_scores_are_float64(tmp_path):
     assert pool_novelty(planted(tmp_path)[0], settings_of(epochs=2)).dtype == torch.zeros(1).double().numpy().dtype
 
 
-def test_selection_trains_on_what_looks_open(tmp_path, monkeypatch, capsys):
-    """Sixteen open images among 120 known ones."""
+def rare(folder, n=32):
+    """n open images among 120 known ones. Returns: (task, who is open)."""
     dataset = tiny_dataset({"train": 60, "test": 40}, (*KNOWN, OPEN))
     number = dataset.table.groupby(["split", "label"]).cumcount()
-    keep = np.flatnonzero((dataset.table["label"] != OPEN) | (dataset.table["split"] == "train") | (number < 16))
-    task, is_open = planted(tmp_path, Dataset("tiny", dataset.classes, dataset.table.iloc[keep], dataset.images[keep]))
-    assert is_open.sum() == 16 and len(is_open) == 136
-    chosen, original = [], module.most_open
-    monkeypatch.setattr(module, "most_open", lambda *args: chosen.append((args[1], original(*args))) or chosen[-1][1])
-    monkeypatch.setattr("fer_openset.methods.pool_sampling.FEWEST", 4)
-    scores = pool_novelty(task, settings_of(epochs=8, select_from=6, average_from=7))
+    keep = np.flatnonzero((dataset.table["label"] != OPEN) | (dataset.table["split"] == "train") | (number < n))
+    task, is_open = planted(folder, Dataset("tiny", dataset.classes, dataset.table.iloc[keep], dataset.images[keep]))
+    assert is_open.sum() == n and len(is_open) == 120 + n
+    return task, is_open
+
+
+def test_a_further_round_draws_what_the_first_took_for_open(tmp_path, monkeypatch, capsys):
+    task, is_open = rare(tmp_path)
+    drawn, original = [], module.draw_open
+    monkeypatch.setattr(module, "draw_open", lambda *args: drawn.append((args[0], original(*args))) or drawn[-1][1])
+    scores = pool_novelty(task, settings_of(epochs=8, rounds=2, average_from=6))
     assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
-    assert len(chosen) == 2 * 2 and "of the pool looks open" in capsys.readouterr().out
+    assert "what the next round will draw" in capsys.readouterr().out
+    assert len(drawn) == 2 * 8
     open_rows = task.dataset.rows(task.pool_ids[is_open])
-    for fold, rows in chosen:
-        kept = np.unique(rows)
-        assert set(kept) <= set(fold.pool) and 4 <= len(kept) <= 30
-        assert len(rows) % len(kept) == 0 and len(rows) > len(kept)  # repeated: it weighs like a known class
-        assert np.isin(kept, open_rows).mean() > 4 * 16 / 136
+    for fold, rows in drawn:
+        assert set(rows) <= set(fold.pool) and len(rows) == round(fold.drawn / 3)
+        assert np.isin(rows, open_rows).mean() > 2 * 32 / 152
+    assert (tmp_path / "round1" / "history.csv").exists() and (tmp_path / "history.csv").exists()
 
 
-def test_oracle_never_selects(tmp_path, monkeypatch):
-    task, is_open = planted(tmp_path)
-    true = np.where(is_open, -1, pd.Index(KNOWN).get_indexer(task.dataset.table["label"].loc[task.pool_ids]))
-    monkeypatch.setattr(module, "most_open", None)
-    told = Task(**{**vars(task), "oracle_targets": true})
-    assert metrics.auroc(oracle(told, settings_of(select_from=1, epochs=6, average_from=3)).to_numpy(), is_open) > 0.95
+def test_the_open_share_comes_from_the_first_round(tmp_path):
+    rounds = settings_of(epochs=8, rounds=2, average_from=6)
+    task, _ = rare(tmp_path / "two")
+    final = pool_novelty(task, rounds)
+    once = pool_novelty(Task(**{**vars(task), "folder": tmp_path / "one"}), rounds.model_copy(update={"rounds": 1}))
+    two, one = (share_scores(tmp_path / name) for name in ("two", "one"))
+    pd.testing.assert_series_equal(two, one)
+    assert np.allclose(one.loc["pool"], once) and not np.allclose(final, once)
+
+
+def test_with_too_few_open_images_the_first_round_is_the_last(tmp_path, capsys):
+    task, _ = planted(tmp_path / "a", tiny_dataset({"train": 40, "test": 40}, KNOWN))
+    settings = settings_of(epochs=6, average_from=4)
+    expected = pool_novelty(task, settings)
+    again = Task(**{**vars(task), "folder": tmp_path / "b"})
+    found = pool_novelty(again, settings.model_copy(update={"rounds": 3}))
+    assert "too few for another round" in capsys.readouterr().out
+    pd.testing.assert_series_equal(found, expected, check_exact=True)
+    assert (tmp_path / "b" / "checkpoint.safetensors").exists()
+
+
+def test_chances_follow_bayes_rule():
+    rng = np.random.default_rng(0)
+    known, share = pd.Series(rng.normal(0, 1, 20_000)), 0.1
+    is_open = np.arange(20_000) < 2_000
+    pool = pd.Series(np.where(is_open, rng.normal(3, 1, 20_000), rng.normal(0, 1, 20_000)))
+    chance = chance_open(pool, known, share)
+    assert chance.between(0, 1).all() and chance.mean() == pytest.approx(share, abs=0.02)
+    assert (chance.iloc[np.argsort(pool)].diff().dropna() >= 0).all()
+    ratio = np.exp(3 * pool - 4.5)  # of the two normal densities
+    assert np.abs(chance - share * ratio / (share * ratio + 1 - share)).mean() < 0.02
+    assert chance_open(pool, known, 15 / 20_000) is None
+
+
+def test_online_rounds_never_look_at_the_other_half(tmp_path, monkeypatch):
+    """What one half teaches does not change when the other half does."""
+    task, is_open = planted(tmp_path, tiny_dataset({"train": 60, "test": 80}, (*KNOWN, OPEN)))
+    seen, original = [], module.draw_open
+    monkeypatch.setattr(module, "draw_open", lambda *args: seen.append(args[:3]) or original(*args))
+    settings = settings_of(epochs=8, rounds=2, average_from=6)
+    scores = pool_novelty_online(task, settings)
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
+    fold, _, chance = next(x for x in seen if x[0].name == "r0f0")
+    mine = task.dataset.table.index[fold.pool]
+    assert set(chance.index) == set(task.pool_ids)
+    half = Task(**{**vars(task), "pool_logits": task.pool_logits.loc[task.pool_ids.isin(mine)],
+                   "folder": tmp_path / "alone"})  # fmt: skip
+    first = pool_novelty(half, settings.model_copy(update={"rounds": 1}))
+    known = share_scores(tmp_path / "alone").loc["known"]
+    alone = chance_open(first, known, estimate_open_fraction(first, known, n_boot=0).value)
+    pd.testing.assert_series_equal(chance.loc[alone.index], alone)
 
 
 def test_known_images_are_drawn_in_the_mix_of_the_pool(tmp_path):
