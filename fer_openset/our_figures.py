@@ -5,7 +5,6 @@ maps under mirroring, and whether the estimated share of open images can be reli
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from fer_openset.paper_figures import NO_RUNS
 from fer_openset.style import (
     BLACK,
     COLUMN,
@@ -18,18 +17,14 @@ from fer_openset.style import (
     colour,
     look,
     new_axes,
-    say_instead,
     styled,
 )
 
 
 @styled
 def roc_bands(curves):
-    """ROC curves with bands, open positive. Shapes: curves [(method, label, fpr (g,), tpr, lo, hi)]; []: no runs."""
+    """ROC curves with bands, open positive. Shapes: curves [(method, label, fpr (g,), tpr, lo, hi)]."""
     figure, [[ax]] = new_axes(PAGE * 0.8, 3.0)
-    if not curves:
-        say_instead(ax, NO_RUNS)
-        return figure
     for method, label, fpr, tpr, lo, hi in curves:
         drawn = look(method)
         ax.fill_between(fpr, lo, hi, color=drawn.colour, alpha=0.25, linewidth=0)
@@ -46,13 +41,10 @@ def roc_bands(curves):
 def auroc_by_share(table):
     """AUROC against the share of open images in the pool, a line a method, with intervals.
 
-    Shapes: table with columns method, share (0..1), mean, lo, hi; empty: no runs yet.
+    Shapes: table with columns method, share (0..1), mean, lo, hi.
     """
     figure, [[ax]] = new_axes(PAGE * 0.72, 2.5)
     ax.set(xlabel="open images in the pool", ylabel="AUROC")
-    if table.empty:
-        say_instead(ax, NO_RUNS)
-        return figure
     for method, part in table.groupby("method", sort=False):
         part, drawn = part.sort_values("share"), look(method)
         whiskers = np.clip([part["mean"] - part["lo"], part["hi"] - part["mean"]], 0, None)
@@ -69,13 +61,10 @@ def oracle_heatmap(auroc, reached):
     """AUROC of each method (rows) and open class (columns); the colour is how much of the oracle's lead is reached.
 
     Shapes: auroc and reached, two tables of the same rows and columns; reached = (AUROC - 0.5) / (oracle's - 0.5), NaN
-    (white) where the oracle did not run. Empty tables: no runs yet.
+    (white) where the oracle did not run.
     """
-    rows, columns = max(len(auroc), 1), max(auroc.shape[1], 1)
+    rows, columns = auroc.shape
     figure, [[ax]] = new_axes(min(PAGE, 2.6 + 0.75 * columns), 1.0 + 0.21 * rows)
-    if auroc.empty:
-        say_instead(ax, NO_RUNS)
-        return figure
     shown = ax.imshow(np.ma.masked_invalid(reached.to_numpy(float)), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(auroc.to_numpy(float)):
         share = reached.iat[row, column]
@@ -125,16 +114,13 @@ def attention_overlays(images, titles, rows):
 @styled
 def inconsistency_histograms(panels):
     """How much mirroring changes attention maps, known beside open. Shapes: panels [(network, value (n,), is_open)]."""
-    figure, [axes] = new_axes(PAGE * 0.72, 2.1, 1, max(len(panels), 1))
-    for ax, (name, values, is_open) in zip(axes, panels, strict=False):
+    figure, [axes] = new_axes(PAGE * 0.72, 2.1, 1, len(panels))
+    for ax, (name, values, is_open) in zip(axes, panels, strict=True):
         edges = np.linspace(0, np.quantile(values, 0.99), 31)
         for side, label, tint in ((~is_open, "known", KNOWN), (is_open, "open", OPEN)):
             ax.hist(values[side], edges, density=True, histtype="step", color=tint, linewidth=1.2, label=label)
         ax.set(xlabel="squared change / squared map", title=name)
         ax.set_yticks([])
-    if not panels:
-        say_instead(axes[0], NO_RUNS)
-        return figure
     axes[0].set_ylabel("density")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -144,13 +130,10 @@ def inconsistency_histograms(panels):
 def share_reliability(table):
     """Estimated against true share of open images, a point a run with its 95 % interval; on the line is right.
 
-    Shapes: table with columns method, true_share, estimate, lo, hi; empty: no runs yet.
+    Shapes: table with columns method, true_share, estimate, lo, hi.
     """
     figure, [[ax]] = new_axes(COLUMN, 3.0)
     ax.set(xlabel="true share of open images", ylabel="estimated share")
-    if table.empty:
-        say_instead(ax, NO_RUNS)
-        return figure
     ax.plot([0, 1], [0, 1], color=BLACK, linewidth=0.6, linestyle=":", label="estimate = truth")
     for method, part in table.groupby("method"):
         whiskers = np.clip([part["estimate"] - part["lo"], part["hi"] - part["estimate"]], 0, None)

@@ -5,13 +5,16 @@ import numpy as np
 from fer_openset import arrays, our_figures, paper_data, report
 from fer_openset.methods import ORACLE
 from fer_openset.metrics import auroc
-from fer_openset.plates import NO_RUNS, Plate, about_rows, agreement, source
+from fer_openset.plates import Plate, about_rows, agreement, missing, source
 
 
 def roc(where):
     """ROC curves with bands: the headline methods and the best of the others."""
     found = arrays.read_arrays("scores", where)
+    name = f"roc_bands_{where.dataset}_{where.preset}"
     items = {method: (scores, is_open) for method, scores, is_open in paper_data.scored_runs(found)}
+    if not items:
+        return missing(name, where, "`python -m fer_openset arrays`")
     values = {method: auroc(*item) for method, item in items.items()}
     chosen = [m for m in items if m in paper_data.HEADLINE]
     # An online form beside its offline one would lie on the same curve.
@@ -19,29 +22,26 @@ def roc(where):
     curves = []
     for method in sorted(chosen + others[-1:], key=values.get, reverse=True):
         curves.append((method, f"{method} {values[method]:.3f}", paper_data.GRID, *paper_data.roc_band(*items[method])))
-    text, about = NO_RUNS, found.about if found else about_rows(where)
-    if curves:
-        best = max((m for m in chosen + others if m != ORACLE), key=values.get)
-        text = (
-            f"Open positive, AUROC in the legend, 95 % bands over images. {best} is the best method that reads no true "
-            f"label. The paper shows no curves. {source(about)}"
-        )
-    return Plate(f"roc_bands_{where.dataset}_{where.preset}", our_figures.roc_bands(curves), text, about)
+    best = max((m for m in chosen + others if m != ORACLE), key=values.get)
+    text = (
+        f"Open positive, AUROC in the legend, 95 % bands over images. {best} is the best method that reads no true "
+        f"label. The paper shows no curves. {source(found.about)}"
+    )
+    return Plate(name, our_figures.roc_bands(curves), text, found.about)
 
 
 def open_share(where):
     """AUROC against the share of open images in the pool."""
     runs = report.read_runs()
-    table = paper_data.by_open_share(runs, where)
+    table, name = paper_data.by_open_share(runs, where), f"auroc_by_open_share_{where.dataset}_{where.preset}"
+    if table.empty:
+        return missing(name, where, f"`make batch GRID=params/grids/stress_{where.dataset}.yaml`")
     rows = paper_data.rows_of(runs, where, open_classes=where.open_classes, method=tuple(table["method"].unique()))
     about = about_rows(where, rows, open_classes=where.open_classes)
-    text = "No runs on pools with other shares of open images yet."
-    if len(table):
-        text = (
-            "Pools with fewer open images. The paper has one pool only, so there is nothing to compare. A score that "
-            f"learns nothing from the pool stays level, up to chance. {source(about)}"
-        )
-    name = f"auroc_by_open_share_{where.dataset}_{where.preset}"
+    text = (
+        "Pools with fewer open images. The paper has one pool only, so there is nothing to compare. A score that "
+        f"learns nothing from the pool stays level, up to chance. {source(about)}"
+    )
     return Plate(name, our_figures.auroc_by_share(table), text, about)
 
 
@@ -50,13 +50,13 @@ def methods_by_class(where):
     runs = report.read_runs()
     table, reached = paper_data.against_oracle(runs, where)
     about = about_rows(where, paper_data.rows_of(runs, where, alignment="aligned", variant="default"))
-    text = NO_RUNS
-    if len(table):
-        text = (
-            "AUROC, aligned labels; the colour says how much of the oracle's lead over chance a method reaches, white: "
-            f"no oracle on that class. The paper has no upper bound. {source(about)}"
-        )
     name = f"methods_against_oracle_{where.dataset}_{where.preset}"
+    if reached.isna().all(axis=None):
+        return missing(name, where, f"The method `{ORACLE}` in a grid of `make batch`")
+    text = (
+        "AUROC, aligned labels; the colour says how much of the oracle's lead over chance a method reaches, white: "
+        f"no oracle on that class. The paper has no upper bound. {source(about)}"
+    )
     return Plate(name, our_figures.oracle_heatmap(table, reached), text, about)
 
 
@@ -91,14 +91,14 @@ def attention(where):
 def share_reliability(where):
     """Whether the estimated share of open images is right, all open classes of one dataset and preset."""
     table = paper_data.rows_of(arrays.read_shares(), where, alignment="aligned")
-    about, text = about_rows(where, table), NO_RUNS
-    if len(table):
-        inside = int(((table["lo"] <= table["true_share"]) & (table["true_share"] <= table["hi"])).sum())
-        text = (
-            f"The interval holds the true share in {inside} of {len(table)} runs; no label of the pool was read for "
-            f"it. The paper has no such estimate. {source(about)}"
-        )
-    name = f"open_share_reliability_{where.dataset}_{where.preset}"
+    about, name = about_rows(where, table), f"open_share_reliability_{where.dataset}_{where.preset}"
+    if table.empty:
+        return missing(name, where, "The method `pool_novelty` in a grid of `make batch`")
+    inside = int(((table["lo"] <= table["true_share"]) & (table["true_share"] <= table["hi"])).sum())
+    text = (
+        f"The interval holds the true share in {inside} of {len(table)} runs; no label of the pool was read for it. "
+        f"The paper has no such estimate. {source(about)}"
+    )
     return Plate(name, our_figures.share_reliability(table), text, about)
 
 

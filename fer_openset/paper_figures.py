@@ -22,11 +22,8 @@ from fer_openset.style import (
     class_colours,
     look,
     new_axes,
-    say_instead,
     styled,
 )
-
-NO_RUNS = "no runs yet"
 
 
 def _words(name, width=16):
@@ -37,15 +34,10 @@ def _words(name, width=16):
 def embedding_classes(panels):
     """Fig. 1: a t-SNE panel for each dataset, a colour and marker a class, the class distance ratio above it.
 
-    Shapes: panels [(title, place (n, 2), label (n,), ratio, pixel_ratio)]; None instead of the last four: no runs yet.
+    Shapes: panels [(title, place (n, 2), label (n,), ratio, pixel_ratio)].
     """
     figure, [axes] = new_axes(PAGE, 3.7, 1, len(panels))
-    for ax, (title, *data) in zip(axes, panels, strict=True):
-        if data[0] is None:
-            ax.set_title(title)
-            say_instead(ax, NO_RUNS)
-            continue
-        place, label, ratio, pixel_ratio = data
+    for ax, (title, place, label, ratio, pixel_ratio) in zip(axes, panels, strict=True):
         for (name, tint), marker in zip(class_colours(sorted(set(label))).items(), CLASS_MARKERS, strict=False):
             ax.scatter(*place[label == name].T, s=6, color=tint, marker=marker, linewidths=0, alpha=0.8, label=name)
         ax.set_title(f"{title}\ninter/intra-class distance {ratio:.2f} (pixels {pixel_ratio:.2f})")
@@ -59,13 +51,9 @@ def embedding_classes(panels):
 def embedding_open(panels):
     """Fig. 7: the same images in the features of several networks, open in red crosses over known in blue dots.
 
-    Shapes: panels [(network, place (n, 2), is_open (n,) bool, note)]; [] says that there are no runs.
+    Shapes: panels [(network, place (n, 2), is_open (n,) bool, note)].
     """
-    count = max(len(panels), 1)
-    figure, [axes] = new_axes(PAGE if count > 1 else COLUMN, 2.8, 1, count)
-    if not panels:
-        say_instead(axes[0], NO_RUNS)
-        return figure
+    figure, [axes] = new_axes(PAGE if len(panels) > 1 else COLUMN, 2.8, 1, len(panels))
     for ax, (title, place, is_open, note) in zip(axes, panels, strict=True):
         ax.scatter(*place[~is_open].T, s=4, color=KNOWN, linewidths=0, alpha=0.5, label="known")
         ax.scatter(*place[is_open].T, s=9, color=OPEN, marker="x", linewidths=0.7, label="open")
@@ -83,24 +71,21 @@ def _bare(ax):
 def pseudo_label_shares(panels):
     """Fig. 2: what a model that never saw the open class takes it for; shares with 95 % intervals, largest first.
 
-    Shapes: panels [(title, table with columns label, share, lo, hi)]; None instead of the table: no runs yet.
+    Shapes: panels [(title, table with columns label, share, lo, hi)].
     """
     figure, [axes] = new_axes(PAGE, 2.5, 1, len(panels))
     for ax, (title, table) in zip(axes, panels, strict=True):
         ax.set_title(title)
         ax.set(xlabel="share of open images", ylabel="pseudo label")
-        if table is None:
-            say_instead(ax, NO_RUNS)
-            continue
         place = np.arange(len(table))
         ax.barh(place, table["share"], 0.7, color=OPEN, alpha=0.85)
         whiskers = np.clip([table["share"] - table["lo"], table["hi"] - table["share"]], 0, None)
         ax.errorbar(table["share"], place, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
         ax.set_yticks(place, table["label"])
         ax.invert_yaxis()
-    top = max([0.1, *(table["hi"].max() for _, table in panels if table is not None)])
-    for ax, (_, table) in zip(axes, panels, strict=True):
-        ax.set_xlim(0, 1.03 * top if table is not None else 1)
+    top = max([0.1, *(table["hi"].max() for _, table in panels)])
+    for ax in axes:
+        ax.set_xlim(0, 1.03 * top)
     return figure
 
 
@@ -147,10 +132,10 @@ def pipeline_diagram():
 def confidence_histograms(items):
     """Fig. 4: densities of the open score, known (filled blue) beside open (red line), a panel a method.
 
-    Shapes: items [(title, scores (M,), is_open (M,) bool)]; 99 % of the scores are in view. [] : no runs yet.
+    Shapes: items [(title, scores (M,), is_open (M,) bool)]; 99 % of the scores are in view.
     """
-    columns = min(4, max(len(items), 1))
-    rows = max(math.ceil(len(items) / columns), 1)
+    columns = min(4, len(items))
+    rows = math.ceil(len(items) / columns)
     figure, axes = new_axes(PAGE, 0.55 + 1.25 * rows, rows, columns)
     for ax, (title, scores, is_open) in zip(axes.flat, items, strict=False):
         low, high = np.quantile(scores, [0.005, 0.995])
@@ -162,10 +147,6 @@ def confidence_histograms(items):
         ax.xaxis.set_major_locator(MaxNLocator(nbins=3))
     for ax in axes.flat[len(items) :]:
         ax.axis("off")
-    if not items:
-        axes[0, 0].axis("on")
-        say_instead(axes[0, 0], NO_RUNS)
-        return figure
     figure.supxlabel("open score (each method's own unit; larger = more open)")
     figure.supylabel("density")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -181,9 +162,6 @@ def sweep_panels(panels):
     figure, [axes] = new_axes(PAGE, 2.4, 1, len(panels))
     for ax, (label, table, published) in zip(axes, panels, strict=True):
         ax.set(xlabel=label, ylabel="AUROC")
-        if table.empty:
-            say_instead(ax, NO_RUNS)
-            continue
         for (name, part), line, marker in zip(table.groupby("group"), ("-", "--", ":"), "os^", strict=False):
             part = part.sort_values("x")
             whiskers = np.clip([part["mean"] - part["lo"], part["hi"] - part["mean"]], 0, None)
@@ -201,17 +179,13 @@ def sweep_panels(panels):
 def comparison_group(table):
     """Fig. 6: what is left of the method when all open images get one pseudo label; black marks: published.
 
-    Shapes: table with columns name, method, mean, lo, hi, published (NaN where there is none); NaN mean: no runs yet.
+    Shapes: table with columns name, method, mean, lo, hi, published (NaN where there is none).
     """
     figure, [[ax]] = new_axes(COLUMN, 0.75 + 0.36 * len(table))
     place = np.arange(len(table))
-    measured = table["mean"].notna().to_numpy()
-    rows = table[measured]
-    ax.barh(place[measured], rows["mean"], 0.6, color=[look(m).colour for m in rows["method"]])
-    whiskers = np.clip([rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]], 0, None)
-    ax.errorbar(rows["mean"], place[measured], xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
-    for y in place[~measured]:
-        ax.text(0.02, y, NO_RUNS, va="center")
+    ax.barh(place, table["mean"], 0.6, color=[look(m).colour for m in table["method"]])
+    whiskers = np.clip([table["mean"] - table["lo"], table["hi"] - table["mean"]], 0, None)
+    ax.errorbar(table["mean"], place, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
     ax.vlines(table["published"], place - 0.38, place + 0.38, color=BLACK, linewidth=1.8)
     ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
     ax.set_yticks(place, [_words(name, 20) for name in table["name"]])

@@ -10,21 +10,28 @@ from fer_openset.atomic import write_csv
 from fer_openset.settings import results_dir
 
 NAMES = {"ferplus": "FERPlus", "rafdb": "RAF-DB", "synthetic": "synthetic faces", "affectnet": "AffectNet"}
-NO_RUNS = "No runs yet, so there is nothing to compare."
 INDEX_COLUMNS = ("figure", "dataset", "preset", "open_classes", "commits", "caption")
 
 
 @dataclass(frozen=True)
 class Plate:
-    """One figure: file name without suffix, the figure, its caption, and where its numbers come from (a dict)."""
+    """One figure: file name without suffix, the figure, its caption, and where its numbers come from (a dict).
+
+    figure: None where it has no numbers yet, see `missing`: nothing is drawn then, rather than an empty panel.
+    """
 
     name: str
-    figure: Figure
+    figure: Figure | None
     caption: str
     about: dict
 
     def save(self):
-        """Write results/figures/NAME.{pdf,png} and this figure's row of results/figures/index.csv. Returns: self."""
+        """Write results/figures/NAME.{pdf,png} and this figure's row of results/figures/index.csv. Returns: self.
+
+        A figure without numbers writes nothing.
+        """
+        if self.figure is None:
+            return self
         folder = results_dir() / "figures"
         style.save_figure(self.figure, folder / self.name)
         row = {"figure": self.name, "caption": self.caption, "commits": " ".join(self.about.get("commits", []))}
@@ -37,9 +44,16 @@ class Plate:
         """Show figure and caption in a notebook."""
         from IPython.display import Markdown, display
 
-        display(self.figure)
+        if self.figure is not None:
+            display(self.figure)
         link = " [Table of runs](../results/tables/runs.csv)" if self.about else ""
         display(Markdown(self.caption + link))
+
+
+def missing(name, where, made_by):
+    """The place of a figure whose numbers nobody has made yet; the caption says what makes them."""
+    dataset = NAMES.get(where.dataset, where.dataset)
+    return Plate(name, None, f"**{name}** is not drawn: no runs yet on {dataset}. {made_by} makes them.", {})
 
 
 def read_index():

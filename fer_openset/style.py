@@ -122,14 +122,6 @@ def new_axes(width, height, rows=1, columns=1, **grid):
     return figure, axes
 
 
-def say_instead(ax, text):
-    """An empty panel that says plainly why nothing is drawn in it."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(True)
-    ax.spines[:].set(linestyle=":", color=GREY)
-    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
-
-
 def save_figure(figure, path):
     """Write the figure as PATH.pdf and PATH.png (200 dpi), each whole or not at all; returns the two paths."""
     saved = []

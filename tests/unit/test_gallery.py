@@ -79,6 +79,9 @@ def fill_arrays(where, methods, rng):
         arrays.write_arrays("maps", where, faces, about)
 
 
+MISSING = ["open_share_reliability_synthetic_demo"]  # the made-up tables hold no shares for it
+
+
 def gallery():
     return paper_plates.all_plates(WHERE) + our_plates.all_plates(WHERE) + our_plates.all_plates(MADE_UP)
 
@@ -105,13 +108,14 @@ def check(plate):
 
 def test_every_figure_is_readable_with_all_methods_and_classes(workplace):
     fill(workplace.results, ALL_METHODS)
-    for plate in gallery():
-        words = check(plate)
-        assert (
-            paper_data.report.NO_RUNS not in words or "share_reliability" in plate.name or plate.name == "fig5_sweeps"
-        )
+    plates_of = gallery()
+    assert [plate.name for plate in plates_of if plate.figure is None] == MISSING
+    for plate in plates_of:
+        if plate.figure is None:
+            continue
+        check(plate)
         if plate.about:
-            assert plate.about["preset"] in plate.caption or "No runs" in plate.caption
+            assert plate.about["preset"] in plate.caption
             assert not {"FERPlus", "synthetic faces"} <= set(
                 plates.NAMES[n] for n in plates.NAMES if n in plate.caption
             )
@@ -120,17 +124,19 @@ def test_every_figure_is_readable_with_all_methods_and_classes(workplace):
 def test_every_figure_is_readable_with_two_methods_and_one_class(workplace):
     fill(workplace.results, ["msp", "noisy_label"], ["surprise"])
     for plate in gallery():
-        check(plate)
+        if plate.figure is not None:
+            check(plate)
 
 
-def test_without_any_run_every_figure_says_so(workplace):
-    drawn = gallery()
-    assert len(drawn) == 15  # no attention maps: without arrays there is no picture to show
-    for plate in drawn:
-        words = check(plate)
-        if plate.name != "fig3_pipeline":
-            assert "no runs yet" in words, plate.name
-            assert "no runs" in plate.caption.lower()
+def test_without_any_run_nothing_is_drawn_and_the_caption_says_what_makes_it(workplace):
+    plates_of = gallery()
+    assert len(plates_of) == 15  # no attention maps: without arrays there is no picture to show
+    for plate in plates_of:
+        assert (plate.figure is None) == (plate.name != "fig3_pipeline"), plate.name
+        if plate.figure is None:
+            assert plate.name in plate.caption and "no runs yet" in plate.caption and "makes them" in plate.caption
+            plate.save().show()
+    assert not (workplace.results / "figures").exists()
 
 
 def test_saving_writes_both_files_and_one_row_a_figure(workplace):
