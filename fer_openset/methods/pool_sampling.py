@@ -56,7 +56,9 @@ def chance_open(scores, known_scores, share):
 def draw_open(fold, task, chance, epoch):
     """Pool images of a fold drawn by their chance of being open, as many as an epoch has images of a known class on
     average: positions, with repeats. The whole pool is mostly known images when open ones are rare; this is not."""
-    weights = chance.reindex(task.dataset.table.index[fold.pool]).to_numpy()
+    weights = chance.loc[task.dataset.table.index[fold.pool]].to_numpy()
+    if not weights.any():  # the few that may be open all lie in the other folds
+        weights = np.ones(len(weights))
     rng = np.random.default_rng(stream_seed(task.seed, fold.name, epoch, "open"))
     n = max(round(fold.drawn / len(task.known_classes)), FEWEST)
     return rng.choice(fold.pool, n, p=weights / weights.sum())
