@@ -13,17 +13,15 @@ LEVELS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class OpenFraction:
-    """The estimated share of open images (0..1), its 95 % bootstrap interval, and the threshold on the open score that
-    flags this share of the pool (inf when the share is 0)."""
+    """The estimated share of open images (0..1) and its 95 % bootstrap interval; see `threshold_for`."""
 
     value: float
     low: float
     high: float
-    threshold: float
 
 
 def estimate_open_fraction(pool_scores, known_scores, n_boot=200, seed=0):
-    """Best-bin estimate of the share of open images in the pool, with interval and threshold.
+    """Best-bin estimate of the share of open images in the pool, with interval.
 
     Shapes: pool_scores (M,), known_scores (N,); larger = more open. If the pool's known images score like
     `known_scores`, their share in the pool is at most F_pool(c) / F_known(c) for any cut c (F: the fraction of images
@@ -40,7 +38,7 @@ def estimate_open_fraction(pool_scores, known_scores, n_boot=200, seed=0):
     rng = np.random.default_rng(seed)
     again = [1 - _known_share(rng.choice(pool, pool.size), rng.choice(known, known.size)) for _ in range(n_boot)]
     low, high = np.percentile(again, LEVELS) if n_boot else (value, value)
-    return OpenFraction(value, float(min(low, value)), float(max(high, value)), threshold_for(pool, value))
+    return OpenFraction(value, float(min(low, value)), float(max(high, value)))
 
 
 def threshold_for(scores, share):

@@ -35,7 +35,7 @@ def open_share(where):
     runs = report.read_runs()
     table, name = paper_data.by_open_share(runs, where), f"auroc_by_open_share_{where.dataset}_{where.preset}"
     if table.empty:
-        return missing(name, where, f"`make batch GRID=params/grids/stress_{where.dataset}.yaml`")
+        return missing(name, where, "A grid like `params/grids/stress_ferplus.yaml`")
     rows = paper_data.rows_of(runs, where, open_classes=where.open_classes, method=tuple(table["method"].unique()))
     about = about_rows(where, rows, open_classes=where.open_classes)
     text = (

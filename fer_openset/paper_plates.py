@@ -11,6 +11,7 @@ from fer_openset.metrics import auroc
 from fer_openset.plates import NAMES, Plate, about_rows, agreement, missing, source
 
 ARRAYS = "`python -m fer_openset arrays`"
+ABLATION = "A grid like `params/grids/ablation_ferplus.yaml`"
 
 
 def class_distance(where):
@@ -98,8 +99,7 @@ def sweeps(where):
     panels = [("consistency weight λ", weights, line), ("epochs", epochs, line)]
     panels = [panel for panel in panels if len(panel[1])]
     if not panels:
-        grid = "ablation" if where.dataset == "synthetic" else "ablation_ferplus"
-        return missing(name, where, f"`make batch GRID=params/grids/{grid}.yaml`")
+        return missing(name, where, ABLATION)
     rows = paper_data.rows_of(runs, where, method="noisy_label", open_classes=where.open_classes)
     about = about_rows(where, rows, open_classes=where.open_classes)
     text = f"No runs with other weights yet. {source(about)}"
@@ -120,7 +120,7 @@ def comparison_group(where):
     about = about_rows(where, rows, open_classes=where.open_classes)
     ran = table.dropna(subset="mean")
     if ran.empty:
-        return missing("fig6_comparison_group", where, "`make batch GRID=params/grids/ablation_ferplus.yaml`")
+        return missing("fig6_comparison_group", where, ABLATION)
     text = f"No runs yet: {', '.join(table.loc[table['mean'].isna(), 'name'])}"
     if len(ran) == len(table):
         low, *middle, high = table["mean"]

@@ -30,11 +30,6 @@ def by_pool(runs, dataset, preset, open_classes, metric="auroc"):
     return table if table.empty else table.set_index("pool").fillna("")
 
 
-def shares_of(runs):
-    """The runs of `full` and of the pools that change the share of open images and nothing else."""
-    return runs[(runs["variant"] == "default") | runs["variant"].str.startswith("pool_open_")]
-
-
 def per_class(runs, dataset, preset):
     """AUROC of each method (rows) for each open class, the mean over them, and how much of the oracle is reached.
 

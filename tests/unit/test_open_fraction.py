@@ -45,7 +45,7 @@ def test_the_order_and_the_scale_of_the_scores_make_no_difference():
 def test_the_threshold_flags_the_estimated_share():
     pool, known = planted(0.3)
     found = estimate_open_fraction(pool, known)
-    assert abs((pool >= found.threshold).mean() - found.value) < 1e-3
+    assert abs((pool >= threshold_for(pool, found.value)).mean() - found.value) < 1e-3
     assert threshold_for(pool, 0.0) == np.inf and threshold_for(pool, 1.0) == pool.min()
 
 

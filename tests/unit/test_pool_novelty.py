@@ -216,6 +216,14 @@ def test_a_further_round_draws_what_the_first_took_for_open(tmp_path, monkeypatc
     assert (tmp_path / "round1" / "history.csv").exists() and (tmp_path / "history.csv").exists()
 
 
+def test_oracle_never_draws_by_chance(tmp_path, monkeypatch):
+    task, is_open = planted(tmp_path)
+    true = np.where(is_open, -1, pd.Index(KNOWN).get_indexer(task.dataset.table["label"].loc[task.pool_ids]))
+    monkeypatch.setattr(module, "draw_open", None)
+    told = Task(**{**vars(task), "oracle_targets": true})
+    assert metrics.auroc(oracle(told, settings_of(rounds=3, epochs=6, average_from=3)).to_numpy(), is_open) > 0.95
+
+
 def test_the_open_share_comes_from_the_first_round(tmp_path):
     rounds = settings_of(epochs=8, rounds=2, average_from=6)
     task, _ = rare(tmp_path / "two")
