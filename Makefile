@@ -6,7 +6,7 @@ GRID ?=
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test batch resume tables figures site bench lab lint lock clean
+.PHONY: help demo test batch resume tables figures site bench fuzz lab lint lock clean
 
 # An environment named by hand is the caller's: nothing is installed into it.
 ifeq ($(origin VENV),file)
@@ -45,6 +45,9 @@ test: $(READY) lint ## ruff, the tests, and every notebook in the smoke preset
 	rm -rf .cache/nbval && mkdir -p .cache/nbval && cp -r results/paper results/tables results/arrays .cache/nbval/
 	FER_OPENSET_RESULTS=$(CURDIR)/.cache/nbval $(PY) -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --durations=5 notebooks
+
+fuzz: $(READY) ## 10,000 damaged pictures, lists, settings and weight files (minutes); `make test` feeds some of each kind
+	@$(PY) -m tests.fuzz
 
 lint: $(READY) ## ruff over package, workflow, tests and notebooks
 	@$(PY) -m ruff check .

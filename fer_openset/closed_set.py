@@ -19,7 +19,7 @@ from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.numpy_files import DAMAGED
-from fer_openset.pretrained import Place, StartSettings, pretrained_net, start_record
+from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
 from fer_openset.protocol import align
 from fer_openset.settings import ALIGNMENTS, ROOT, load
 
@@ -80,7 +80,7 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epo
     Paper: "Implementation Details". Source: recipe values in params/closed_set.yaml.
     Raises: UserError for pretrained weights that cannot be used.
     """
-    place = Place(dataset.name, protocol.name, seed)
+    place = place_of(dataset, protocol.known_classes, seed)
     n, net_seed, backbone = len(protocol.known_classes), stream_seed(seed, "f_close"), settings.backbone
     if settings.init == "pretrained":
         net, backbone = pretrained_net(settings, n, net_seed, place)
@@ -117,7 +117,7 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epo
         f"f_close {dataset.name} open={protocol.name}", identity, after_epoch,
     )  # fmt: skip
     model = ClosedModel(net, protocol.known_classes, settings.image_size, backbone)
-    save_model(model, Path(folder) / MODEL, dataset=dataset.name, open=protocol.name)
+    save_model(model, Path(folder) / MODEL, dataset=dataset.name, source=dataset.source, open=protocol.name)
     return model, history
 
 

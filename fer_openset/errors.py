@@ -6,3 +6,11 @@ class UserError(Exception):
 
     Notebooks and the command line show only the message; anything else that is raised is a bug of ours.
     """
+
+
+class Unmatched(UserError):
+    """A list of images and the files on disk disagree: how many are listed and found, and the names of one kind."""
+
+    def __init__(self, sentence, listed, found, names):
+        super().__init__(sentence)
+        self.listed, self.found, self.names = listed, found, names

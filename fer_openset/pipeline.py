@@ -25,7 +25,7 @@ from fer_openset.methods.pool_novelty import SHARE_SCORES
 from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction, threshold_for
 from fer_openset.pools import FULL, pool_settings, reshaped, shifted
-from fer_openset.pretrained import Place, start_record
+from fer_openset.pretrained import place_of, start_record
 from fer_openset.protocol import Protocol, make_protocol
 from fer_openset.settings import RunParameters, Settings
 
@@ -44,7 +44,7 @@ class Step:
     def record(self, settings, **more):
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
-        place = Place(self.dataset.name, self.protocol.name, p.seed)
+        place = place_of(self.dataset, self.protocol.known_classes, p.seed)
         more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
         more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fer_openset.backbones import OTHER_LAYOUT, TIMM, copy_weights, new_net
 from fer_openset.errors import UserError
-from fer_openset.labels import join_open
+from fer_openset.labels import SETS, join_open
 from fer_openset.resnet import BACKBONES
 from fer_openset.settings import ROOT, Settings
 from fer_openset.timm_body import timm_library
@@ -22,6 +22,7 @@ from fer_openset.weight_files import read_weights, sha256
 
 TORCHVISION = "torchvision:"
 VGGFACE2_IDENTITIES = 8631  # outputs of the networks that VGGFace2's authors published
+SAME_IMAGES = {"rafdb_compound": "rafdb"}  # its basic set is the whole of the other
 KNOWN_ONLY, WITH_POOL = "known", "known+pool"
 
 
@@ -42,16 +43,18 @@ class StartSettings(Settings):
 
 @dataclass(frozen=True)
 class Place:
-    """The run that asks: dataset, its open classes joined by `+`, seed."""
+    """The run that asks: dataset, its open classes joined by `+`, seed; source: the reader of its images, if known."""
 
     dataset: str
     open: str
     seed: int
+    source: str = ""
 
 
 def place_of(dataset, known_classes, seed):
     """The place of a run on `dataset` in which `known_classes` are known."""
-    return Place(dataset.name, join_open(c for c in dataset.classes if c not in known_classes), seed)
+    opened = join_open(c for c in dataset.classes if c not in known_classes)
+    return Place(dataset.name, opened, seed, dataset.source)
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,22 @@ def read_start(settings, place):
 
 
 def _refuse_leak(path, header, place):
-    """Weights from this dataset must not have seen, as known images, images that are open here."""
-    if header.get("dataset") != place.dataset:
+    """Weights from these images must not have seen, as known ones, images that are open here."""
+    if not _images(header.get("dataset"), header.get("source")) & _images(place.dataset, place.source):
         return
-    seen = sorted(set(place.open.split("+")) - set(str(header.get("open", "")).split("+")))
+    seen = {member for name in place.open.split("+") for member in SETS.get(name, (name,))}
+    known = header.get("classes")  # absent from files of earlier versions
+    seen = sorted(
+        seen & set(map(str, known)) if isinstance(known, list) else seen - set(str(header.get("open", "")).split("+"))
+    )
     if seen:
         raise UserError(f"{path}: these weights were trained with {', '.join(seen)} among the known classes of "
                         f"{place.dataset}, open here; pretrain again with open classes {place.open}.")  # fmt: skip
+
+
+def _images(*names):
+    """What two datasets of the same images share a name in, whatever their settings files are called."""
+    return {SAME_IMAGES.get(name, name) for name in names if name and isinstance(name, str)}
 
 
 def _layout(settings, header, tensors):

@@ -69,7 +69,8 @@ def pretrain_on_dataset(parameters: RunParameters, settings):
     if settings.images == WITH_POOL:
         ids = ids.union(step.protocol.pool.index, sort=False)
         print("the pool's images are used, unlabelled: what starts from these weights is transductive", flush=True)
-    origin = {"dataset": step.dataset.name, "open": step.protocol.name, "images": settings.images}
+    origin = {"dataset": step.dataset.name, "source": step.dataset.source, "open": step.protocol.name,
+              "classes": list(step.protocol.known_classes), "images": settings.images}  # fmt: skip
     return _pretrain(step.dataset, step.dataset.rows(ids), targets, settings, step.device, parameters.seed,
                      step.folder.pretraining, origin)  # fmt: skip
 

@@ -1,9 +1,10 @@
 """Every dataset the same way: one table keyed by sample id, and its images as one memory-mapped array."""
 
+import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,13 +37,14 @@ class Dataset:
 
     Shapes: table: N rows indexed by `sample_id` (unique str), columns label, split; images: (N, C, H, W) uint8,
     read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the names that may be known or
-    open.
+    open; `source` is what its reader calls its images.
     """
 
     name: str
     classes: tuple[str, ...]
     table: pd.DataFrame
     images: np.memmap
+    source: str = ""
 
     def rows(self, ids):
         """Positions of sample ids in the table and in `images`, in the order given.
@@ -66,13 +68,14 @@ def load_dataset(name, preset, root="", overrides=None, open_classes=""):
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
     listing = list_dataset(name, preset, root, overrides, open_classes)
-    return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing))
+    return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing), listing.name)
 
 
 def list_dataset(name, preset, root="", overrides=None, open_classes=""):
     """The dataset's `store.Listing`: its table and how to decode its images, none of which is decoded yet."""
     module, settings = _configure(name, preset, overrides, open_classes)
-    return module.read(settings, _resolve(name, settings, root))
+    with _readable():
+        return module.read(settings, _resolve(name, settings, root))
 
 
 def expected(name):
@@ -91,7 +94,8 @@ def classes_of(name, preset, open_classes, root=""):
     """
     module, settings = _configure(name, preset, None, open_classes)
     if hasattr(module, "class_names_in"):
-        return module.class_names_in(settings, _resolve(name, settings, root))
+        with _readable():
+            return module.class_names_in(settings, _resolve(name, settings, root))
     return module.class_names(settings)
 
 
@@ -105,8 +109,8 @@ def dataset_file(name):
     that is not there, or one whose name could not be a folder's."""
     if not name.endswith((".yaml", ".yml")):
         return PARAMS / f"{check_name(name, tuple(sorted(p.stem for p in PARAMS.glob('*.yaml'))), 'dataset')}.yaml"
-    path = ROOT / Path(name).expanduser()
-    if not path.is_file():
+    path = ROOT / os.path.expanduser(name)
+    if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file; expected the settings of a dataset.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
         raise UserError(f"{path}: its name becomes part of a path; use letters, digits, - and _ only.")
@@ -146,4 +150,15 @@ def _resolve(name, settings, root):
         return None
     if not (root or settings.root):
         raise UserError(f"the dataset {name} names no folder; write it as root in its settings, or give data_root.")
-    return data_dir() / Path(root or settings.root).expanduser()
+    return data_dir() / os.path.expanduser(root or settings.root)
+
+
+@contextmanager
+def _readable():
+    """A folder without permission, a name that is too long: what a reader does not say itself is said here."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); check its name and permissions."
+        ) from None

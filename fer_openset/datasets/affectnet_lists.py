@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fer_openset.datasets.ferplus_pixels import need_columns
-from fer_openset.datasets.image_files import digest_of, match, scan
+from fer_openset.datasets.image_files import digest_of, match, need_list, scan
 from fer_openset.datasets.pictures import paths_inside
 from fer_openset.errors import UserError
 from fer_openset.labels import AFFECTNET
@@ -80,13 +80,12 @@ def _rows(frame, split, images):
 
 def _read_list(path):
     """Rows of one list, columns name, label ("" where there is no expression) and the box; the file's sha256."""
+    need_list(path, "AffectNet's labels are expected there.")
     try:
         with open(path, "rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         need_columns(path, pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns, COLUMNS)
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", usecols=list(COLUMNS))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; AffectNet's labels are expected there.") from None
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise UserError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); get the file again.") from None
     names = frame["subDirectory_filePath"]

@@ -9,8 +9,8 @@ import numpy as np
 from fer_openset.datasets import expected, list_dataset
 from fer_openset.datasets.pictures import picture_size
 from fer_openset.datasets.store import SPLITS
-from fer_openset.errors import UserError
-from fer_openset.labels import SETS
+from fer_openset.errors import Unmatched, UserError
+from fer_openset.labels import COMPOUND, SETS
 
 CHUNK = 64  # pictures decoded at once
 NAMED = 10  # files named in a list; the rest is counted
@@ -21,16 +21,22 @@ def check_data(name, root="", preset="paper"):
     """Read everything of a dataset and compare it with the `expected` block of its params file.
 
     Returns: (lines for the reader, problems): both lists of str; no problem means that the data is as published.
-    Raises: UserError when the folder cannot be listed: a missing file, a wrong line.
+    Where a list and the pictures disagree, the problems name the pictures and nothing else is looked at.
+    Raises: UserError when the folder cannot be listed: a missing list, a wrong line.
     """
-    listing = list_dataset(name, preset, root)
     facts = expected(name)
+    try:
+        listing = list_dataset(name, preset, root)
+    except Unmatched as error:
+        head = f"{name}: {error.found:,} pictures in the folder, {error.listed:,} in its list"
+        return [head], _named(str(error), error.names)[1]
     counts = listing.table.groupby(["split", "label"]).size()
     lines, problems = _counts(counts, listing.classes, facts)
     digests, unreadable = _read_all(listing)
-    found = [_sizes(listing.files, facts.get("size"))] if listing.files else []
-    found += [_named(f"{len(unreadable)} pictures cannot be read", unreadable)]
-    found += [_copies(listing.table["split"], digests, facts.get("copies", 0))]
+    sizes = _sizes(listing.files, facts.get("size")) if listing.files else _stored_size(listing)
+    # One fault of a file that holds all pictures is said once.
+    found = [sizes, _named(f"{len(unreadable)} pictures cannot be read", list(dict.fromkeys(unreadable)))]
+    found += [_copies(_sides(listing), digests, facts.get("copies", 0))]
     for said, wrong in found:
         lines += said
         problems += wrong
@@ -102,6 +108,18 @@ def _sizes(files, right):
     more = f", and {len(sizes) - NAMED:,} other sizes" if len(sizes) > NAMED else ""
     what = f"{len(wrong)} pictures are not {right[0]} x {right[1]} pixels" if right else ""
     return [f"pixels: {common}{more}"], _named(what, wrong)[1]
+
+
+def _stored_size(listing):
+    """The line of `_sizes` for pictures that are rows of one file, all of one size."""
+    _, height, width = listing.shape
+    return [f"pixels: {width} x {height}: {len(listing.table):,}"], []
+
+
+def _sides(listing):
+    """The split of each picture, and for compound expressions, which are never known, a side of their own."""
+    compound = np.where(listing.table["label"].isin(COMPOUND), " compound", "")
+    return (listing.table["split"] + compound).rename("split")
 
 
 def _copies(splits, digests, allowed):

@@ -24,6 +24,7 @@ from fer_openset.datasets.ferplus_pixels import (
     png_decoder,
     png_folder,
 )
+from fer_openset.datasets.image_files import need_folder, need_list
 from fer_openset.datasets.store import SPLITS, Listing
 from fer_openset.errors import UserError
 from fer_openset.labels import AMBIGUOUS, BASIC, CONTEMPT, FERPLUS_COLUMNS
@@ -63,8 +64,7 @@ def read(settings, root):
     Source: github.com/microsoft/FERPlus. Raises: UserError naming the file and the row that is missing or wrong.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; put FERPlus there, or give its folder as data_root.")
+    need_folder(root, "put FERPlus there, or give its folder as data_root.")
     votes, usages, digest = _read_votes(root / VOTES_FILE)
     classes = class_names(settings)
     cast = votes[list(FERPLUS_COLUMNS)].to_numpy()
@@ -75,10 +75,7 @@ def read(settings, root):
         votes.loc[ambiguous(cast, columns), "label"] = AMBIGUOUS
     kept = votes[votes["label"].isin(classes)]
     kept = kept.iloc[np.argsort(kept["split"].map(SPLITS.index).to_numpy(), kind="stable")]
-    try:
-        faces, decode, files = _faces(root, votes, usages, kept, settings.image_size)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from None
+    faces, decode, files = _faces(root, votes, usages, kept, settings.image_size)
     material = {"reader": READER, "votes": digest, "faces": faces, "image_size": settings.image_size}
     shape = (1, settings.image_size, settings.image_size)
     table = kept.set_index("sample_id")[["label", "split"]]
@@ -155,11 +152,10 @@ def _read_votes(path):
 
 
 def _read_csv(path):
+    need_list(path, "FERPlus's votes are expected there.")
     try:
         raw = path.read_bytes()
         frame = pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; FERPlus's votes are expected there.") from None
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise UserError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); get the file again.") from None
     return frame, hashlib.sha256(raw).hexdigest()

@@ -6,6 +6,7 @@ import os
 import numpy as np
 from PIL import Image
 
+from fer_openset.datasets.image_files import match, scan
 from fer_openset.datasets.pictures import read_picture
 from fer_openset.errors import UserError
 
@@ -28,7 +29,7 @@ def png_folder(root):
     """
     for base in (root, root / "data"):
         for folder in FOLDERS.values():
-            if (base / folder).is_dir() and any(name.endswith(".png") for name in os.listdir(base / folder)):
+            if os.path.isdir(base / folder) and any(name.endswith(".png") for name in os.listdir(base / folder)):
                 return base
     return None
 
@@ -41,20 +42,14 @@ def check_pngs(base, votes):
     digest = hashlib.sha256()
     for folder in FOLDERS.values():
         here, names = base / folder, votes["name"][votes["folder"] == folder]
-        if not here.is_dir():
+        if not os.path.isdir(here):
             if names.empty:
                 continue
             raise UserError(f"{here}: there is no such folder, but {VOTES_FILE} lists {len(names)} images in it.")
-        found = {e.name: e.stat() for e in os.scandir(here) if e.name.endswith(".png") and e.is_file()}
-        missing, extra = sorted(set(names) - set(found)), sorted(set(found) - set(names))
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise UserError(f"{here / missing[0]}{more}: {VOTES_FILE} lists this image but it is missing; restore it.")
-        if extra:
-            more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
-            raise UserError(f"{here / extra[0]}{more}: {VOTES_FILE} has no row for this image; get the whole CSV file.")
-        for name in sorted(found):
-            digest.update(f"{folder}/{name} {found[name].st_size} {found[name].st_mtime_ns}\n".encode())
+        found = scan(here, ".png")
+        match(here, names, found, VOTES_FILE)
+        for name, (size, changed) in found.items():
+            digest.update(f"{folder}/{name} {size} {changed}\n".encode())
     return digest.hexdigest()
 
 
@@ -73,10 +68,12 @@ class Fer2013File:
 
     def __init__(self, path, usages, positions, size):
         self.path, self.usages, self.positions, self.size = path, usages, positions, size
-        self.columns = self.starts = None
+        self.columns = self.starts = self.unpaired = None
 
     def decode(self, start, stop):
         """Faces start..stop of those wanted. Shapes: (stop - start, 1, size, size) uint8."""
+        if self.unpaired:  # looked through once: check-data asks again for each row
+            raise UserError(self.unpaired)
         if self.starts is None:
             self.starts = self._index()
         with self._open() as handle:
@@ -114,7 +111,8 @@ class Fer2013File:
             self._unpaired(f"line {position + 2} says {found}, but {VOTES_FILE} says {self.usages[position]} there")
 
     def _unpaired(self, what):
-        raise UserError(f"{self.path}: {what}; the two files pair row by row, get both of them whole.")
+        self.unpaired = f"{self.path}: {what}; the two files pair row by row, get both of them whole."
+        raise UserError(self.unpaired)
 
     def _read_face(self, handle, position):
         handle.seek(self.starts[position])

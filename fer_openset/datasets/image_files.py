@@ -6,13 +6,28 @@ import os
 import numpy as np
 
 from fer_openset.datasets.pictures import ENDINGS, paths_inside, read_picture
-from fer_openset.errors import UserError
+from fer_openset.errors import Unmatched, UserError
+
+MOST_LIST_BYTES = 2**30  # AffectNet's, with 68 points a face, takes a third of it
 
 
 def need_folder(folder, what):
     """Raises: UserError when `folder` is not there; `what` says what should be put there."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: there is no such folder; {what}")
+
+
+def need_list(path, what):
+    """Raises: UserError when `path` is no file, or too large for a list; `what` says what is expected there.
+
+    Asked before it is opened, for reading a pipe in its place would wait for ever.
+    """
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: there is no such file; {what}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: not a file but a folder, pipe or broken link; {what}")
+    if os.path.getsize(path) > MOST_LIST_BYTES:
+        raise UserError(f"{path}: larger than {MOST_LIST_BYTES >> 30} GiB, too large for a list; get the file again.")
 
 
 def scan(folder, ending=ENDINGS):
@@ -45,17 +60,13 @@ def _utf8(name, folder):
 def match(folder, listed, found, list_name):
     """Compare the names in a list with the files on disk. Raises: UserError for a listed image that is missing, and
     for an image that no line of the list names."""
-    missing, extra = sorted(set(listed) - set(found)), sorted(set(found) - set(listed))
-    if missing:
-        raise UserError(f"{folder / missing[0]}{_more(missing)}: {list_name} lists this image but it is missing; "
-                        "restore it.")  # fmt: skip
-    if extra:
-        raise UserError(f"{folder / extra[0]}{_more(extra)}: {list_name} has no label for this image; "
-                        "get the whole list, or remove the image.")  # fmt: skip
-
-
-def _more(names):
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    for names, why in ((set(listed) - set(found), f"{list_name} lists this image but it is missing; restore it."),
+                       (set(found) - set(listed), f"{list_name} has no label for this image; get the whole list, or "
+                                                  "remove the image.")):  # fmt: skip
+        if names:
+            names = sorted(names)
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise Unmatched(f"{folder / names[0]}{more}: {why}", len(set(listed)), len(found), names)
 
 
 def digest_of(found):

@@ -10,7 +10,8 @@ What a file may hold besides an ordinary picture, and what becomes of it:
 import io
 import os
 import stat
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -23,7 +24,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**25  # 33.5 million: 134 MB of RGBA while it is open
 MAX_BYTES = 2**26  # 64 MiB: no picture of that many pixels needs more as a file
+LARGE_PIXELS = 2**22  # larger pictures are opened one at a time: each takes up to 12 bytes a pixel, in every thread
+MOST_NAME_BYTES = 255
 MAX_SCANS = 100  # of a progressive JPEG, which has about ten: each costs a pass over all pixels and ten bytes of file
+
+_ONE_LARGE = threading.Lock()
 
 
 def read_picture(path, channels, size=None, box=None):
@@ -60,15 +65,22 @@ def _need_small(size, name):
 
 def decode_picture(data, name, channels, size=None, box=None):
     """The same for the bytes of a file; `name` is what an error calls it."""
-    with _opened(data, name) as image:
+    mode = "L" if channels == 1 else "RGB"
+    with _opened(data, name) as image, _turn(image):
         image.load()
-        picture = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+        picture = eight_bits(ImageOps.exif_transpose(image))
+        picture = picture if picture.mode == mode else picture.convert(mode)
         if box is not None:
             picture = picture.crop(_within(box, picture.size, name))
         if size is not None and picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _turn(image):
+    """Threads that decode wait for each other before a large picture."""
+    return _ONE_LARGE if image.width * image.height > LARGE_PIXELS else nullcontext()
 
 
 @contextmanager
@@ -99,8 +111,11 @@ def _within(box, size, name):
     return left, top, right, bottom
 
 
-def _eight_bits(image):
-    """8 bits a channel and no transparency, in a mode that converts to L and RGB without loss."""
+def eight_bits(image):
+    """8 bits a channel and no transparency, in a mode that converts to L and RGB without loss.
+
+    Raises: ValueError for 32 bits a pixel.
+    """
     if image.mode in ("I", "F"):
         raise ValueError("32 bits a pixel; expected 8 or 16")
     if image.mode.startswith("I;16"):  # Pillow would cut every value above 255
@@ -123,6 +138,11 @@ def paths_inside(root, names):
         parts = PurePosixPath(name.replace(os.sep, "/")).parts
         if not parts or "\0" in name or ".." in parts or name.startswith("/") or PureWindowsPath(name).drive:
             raise UserError(f"{root}: the entry {name[:200]!r} is no path under this folder; mend the list it is from.")
+        if (
+            max(len(part.encode("utf-8", "surrogatepass")) for part in parts) > MOST_NAME_BYTES
+        ):  # the system would refuse to look for it
+            raise UserError(f"{root}: the entry {name[:80]!r}... has a name of more than {MOST_NAME_BYTES} bytes; mend "
+                            "the list it is from.")  # fmt: skip
         paths.append(root.joinpath(*parts))
         _stays(paths[-1], root, real)
     return paths

@@ -5,13 +5,14 @@ Layout, in the data folder or in its subfolder `basic`: EmoLabel/list_patition_l
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from fer_openset.datasets.image_files import digest_of, match, need_folder, rgb_decoder, scan
+from fer_openset.datasets.image_files import digest_of, match, need_folder, need_list, rgb_decoder, scan
 from fer_openset.datasets.store import SPLITS, Listing
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
@@ -45,7 +46,7 @@ def read(settings, root):
 def basic_folder(root):
     """Where the basic set lies: `root`/basic, or `root` itself."""
     need_folder(root, "put RAF-DB there, or give its folder as data_root.")
-    return root / "basic" if (root / "basic").is_dir() else root
+    return root / "basic" if os.path.isdir(root / "basic") else root
 
 
 def read_set(folder, classes, prefix=""):
@@ -76,11 +77,10 @@ def listing_of(name, sets, classes, size):
 
 def _read_list(path, classes):
     """Rows of a list_patition_label.txt, columns name, label, split, and the file's sha256."""
+    need_list(path, "RAF-DB's labels are expected there.")
     try:
         raw = path.read_bytes()
         lines = raw.decode("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; RAF-DB's labels are expected there.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as UTF-8 text ({error}); get the file again.") from None
     rows = [_read_line(line, f"{path}: line {number}", classes) for number, line in enumerate(lines, 1) if line.strip()]

@@ -235,10 +235,13 @@ def test_load_dataset_takes_the_folder_of_the_settings_or_the_one_named(tree, wo
         (lambda r: shutil.rmtree(r / "FER2013Valid"), "FER2013Valid: there is no such folder, but .* lists 1 images"),
         (lambda r: [shutil.rmtree(r / f) for f in ferplus.FOLDERS.values()], "neither PNG files in .* nor fer2013.csv"),
         (lambda r: (r / "FER2013Test/fer0000004.png").unlink(), r"FER2013Test/fer0000004\.png: .* missing; restore it"),
-        (lambda r: write_votes(r, ROWS[:5]), r"FER2013Valid/fer0000003\.png: fer2013new.csv has no row for this image"),
+        (
+            lambda r: write_votes(r, ROWS[:5]),
+            r"FER2013Valid/fer0000003\.png: fer2013new.csv has no label for this image",
+        ),
         (
             lambda r: write_votes(r, [*ROWS[:8], ROWS[9]]),
-            r"FER2013Test/fer0000006\.png: fer2013new.csv has no row for this image",
+            r"FER2013Test/fer0000006\.png: fer2013new.csv has no label for this image",
         ),
         (lambda r: (r / "fer2013new.csv").write_text(""), "fer2013new.csv: not readable as CSV"),
         (lambda r: (r / "fer2013new.csv").write_bytes(b"Usage\n\xff\xfe"), "fer2013new.csv: not readable as CSV"),

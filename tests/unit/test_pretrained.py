@@ -17,6 +17,7 @@ from fer_openset.backbones import FaceNet, copy_weights, new_net
 from fer_openset.checkpoint import save_tensors
 from fer_openset.closed_set import ClosedSetSettings, load_model, train_closed_set
 from fer_openset.errors import UserError
+from fer_openset.labels import BASIC
 from fer_openset.pretrained import Place, StartSettings, find_weights, pretrained_net, read_start, start_record
 from fer_openset.protocol import make_protocol
 from fer_openset.settings import ROOT
@@ -206,6 +207,20 @@ def test_weights_that_saw_an_open_class_as_known_are_refused(tmp_path):
     with pytest.raises(UserError, match="trained with anger among the known classes of ferplus, open here"):
         read_start(settings_of(path), Place("ferplus", "anger+fear", 0))
     read_start(settings_of(path), Place("rafdb", "anger", 0))  # another dataset's images
+
+
+def test_the_same_images_under_another_name_are_no_other_images(tmp_path):
+    path = tmp_path / "w.safetensors"
+    own_file(path, dataset="rafdb_compound", open="compound", images="known", classes=list(BASIC))
+    with pytest.raises(UserError, match="trained with surprise among the known classes of rafdb"):
+        read_start(settings_of(path), Place("rafdb", "surprise", 0))
+    with pytest.raises(UserError, match="trained with surprise among the known classes of mine"):
+        read_start(settings_of(path), Place("mine", "surprise", 0, "rafdb"))
+    read_start(settings_of(path), Place("rafdb_compound", "compound", 0))
+    own_file(path, dataset="rafdb", open="fear", images="known", classes=[c for c in BASIC if c != "fear"])
+    read_start(settings_of(path), Place("rafdb_compound", "compound", 0))  # none of these was ever known
+    with pytest.raises(UserError, match="trained with anger among"):
+        read_start(settings_of(path), Place("rafdb_compound", "anger+fear", 0))
 
 
 def test_weights_that_saw_the_pool_say_so(tmp_path, capsys):
