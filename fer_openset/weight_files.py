@@ -1,6 +1,7 @@
 """Files with a network's weights, in the forms they come in; what a file is shows in its first bytes, not its name."""
 
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ import torch
 from fer_openset.array_pickle import read_arrays
 from fer_openset.checkpoint import load_tensors
 from fer_openset.errors import UserError
+from fer_openset.pickle_depth import check_torch_pickles
 
 ZIP, OLD_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Under which key a training script keeps the weights among other things.
@@ -73,6 +75,7 @@ def _torch_file(path, zipped):
     try:
         if zipped and any(item.compress_type for item in zipfile.ZipFile(path).infolist()):
             raise ValueError("it is compressed, torch's own files are not")
+        _check_pickles(path, zipped)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -83,6 +86,16 @@ def _torch_file(path, zipped):
     except Exception as error:  # nothing but torch's reader in this block; damaged files make it raise anything
         raise _unreadable(path, error) from None
     return _plain_tensors(path, found)
+
+
+def _check_pickles(path, zipped):
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        if zipped:  # by torch's own reader: another may find other bytes under the same name
+            record = torch._C.PyTorchFileReader(file).get_record("data.pkl")
+            check_torch_pickles(io.BytesIO(record), size, pickles=1)
+        else:
+            check_torch_pickles(file, size)
 
 
 def _unreadable(path, error):
@@ -98,5 +111,8 @@ def _plain_tensors(path, found):
     for name, tensor in found.items():
         plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not isinstance(name, str) or not plain or tensor.is_quantized or tensor.is_complex():
-            raise UserError(f"{path}: {str(name)[:80]!r} is no tensor of plain numbers; expected weights only.")
+            shown = (
+                repr(name[:80]) if isinstance(name, str) else f"what stands under a name of type {type(name).__name__}"
+            )
+            raise UserError(f"{path}: {shown} is no tensor of plain numbers; expected weights only.")
     return dict(found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from guarded import shared_tuples
 from PIL import Image
 from trees import pickled_batch, write_affectnet, write_affectnet_lists, write_rafdb
 
@@ -26,6 +27,7 @@ from workflow.grid import load_grid
 
 TRACE = "trace-of-a-payload"  # a file that appears in the working folder if something from a file was run
 PARAMS = ROOT / "params"
+SHARED = shared_tuples()
 PICKLE_WORDS = (
     f"cos\nsystem\n(S'touch {TRACE}'\ntR.".encode(),
     f"cbuiltins\nopen\n(S'{TRACE}'\nS'w'\ntR.".encode(),
@@ -41,6 +43,9 @@ PICKLE_WORDS = (
     b"\x93",
     b"P0\n",
     b"0" * 9,
+    SHARED,
+    SHARED + b"}h\x00Ns",
+    SHARED + b"cnumpy\ndtype\nh\x00\x85R",
 )
 TEXT_WORDS = (
     b"..",

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from guarded import one_sentence, shared_tuples
 from trees import cifar10_batches, pickled_batch, write_cifar10, write_cifar10_pickles
 
 from fer_openset.datasets import cifar10, classes_of, store
@@ -115,6 +116,38 @@ def test_cut_and_changed_bytes_never_do_more_than_refuse(tmp_path):
         except UserError:
             continue
         assert labels.shape == (10,) and pictures.shape == (10, 3072)
+
+
+def with_shape(shape):
+    """A batch of one label whose data claims this shape, which opcodes give."""
+    program = b"\x80\x02" + shape + b"q\x09}(U\x06labels](K\x01eU\x04datacnumpy.core.multiarray\n_reconstruct\n)R"
+    return program + b"(K\x01h\x09cnumpy\ndtype\nU\x02u1\x85R\x89U\x03abctbu."
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (shared_tuples() + b"}h\x00Ns.", "it names something by other than text"),
+        (shared_tuples() + b"}(h\x00Nu.", "it names something by other than text"),
+        (shared_tuples() + b"h\x00N\x93.", "it names a function by something other than text"),
+        (with_shape(shared_tuples()), "no shape of two numbers"),
+        (with_shape(shared_tuples() + b"h\x00h\x00\x86"), "no shape of two numbers"),
+        (with_shape(b"N" + b"\x85" * 5000 + b"N\x86"), "no shape of two numbers"),
+        (with_shape(b"\x8a\x0a" + b"\xff" * 9 + b"\x7fM\x00\x0c\x86"), "no shape of two numbers"),
+        (with_shape(b"\x8a\xff" + b"\xff" * 254 + b"\x7fM\x00\x0c\x86"), "no shape of two numbers"),
+        (with_shape(b"J\xff\xff\xff\xffM\x00\x0c\x86"), "no shape of two numbers"),
+        (with_shape(b"K\x02M\x00\x0c\x86"), "ValueError"),
+        (with_shape(b"K\x02K\x03\x86"), "its data has shape (2, 3)"),
+        (b"c" + b"a" * 9000 + b"\nb\n)R.", "not a batch"),
+        (b"I" + b"a" * 9000 + b"\n.", "not a batch"),
+        (b"N" * 40_000 + b"(t" * 40_000 + b".", "AttributeError"),  # 40,000 marks, each above 40,000 things
+        (b"N" * 250_000, "far more opcodes"),
+    ],
+)
+def test_a_batch_that_would_take_for_ever_is_refused(tmp_path, raw, words):
+    (tmp_path / "batch").write_bytes(raw)
+    said = one_sentence(read_batch, tmp_path / "batch")
+    assert "batch: not a batch of CIFAR-10 (" in said and words in said
 
 
 @pytest.mark.parametrize(

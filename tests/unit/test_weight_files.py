@@ -7,11 +7,12 @@ import os
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from guarded import one_sentence, shared_tuples
 from safetensors.torch import save_file
 
 from fer_openset.array_pickle import read_arrays
@@ -186,7 +187,7 @@ def test_state_is_given_to_arrays_only(tmp_path):
     """BUILD may set attributes of whatever lies on the stack, even of the permitted functions."""
     path = tmp_path / "w.pkl"
     path.write_bytes(b"\x80\x02c_codecs\nencode\n}U\x01aU\x01bsb.")
-    refused(path, "it asks for a state for function")
+    refused(path, "it asks for a state for method")
 
 
 def test_a_torch_file_that_promises_more_than_it_holds_is_refused(tmp_path):
@@ -201,6 +202,53 @@ def test_a_torch_file_that_promises_more_than_it_holds_is_refused(tmp_path):
                 data = data.replace(b"K\x04", b"M\xff\xff")
             new.writestr(item.filename, data)
     refused(changed, "no readable torch file")
+
+
+def write_torch_file(path, program, legacy):
+    """A torch file whose content is this pickle, in either form."""
+    if legacy:  # magic number, protocol, machine, content, keys of the storages
+        start = [pickle.dumps(part, 2) for part in (torch.serialization.MAGIC_NUMBER, 1001, {})]
+        path.write_bytes(b"".join([*start, program, pickle.dumps([], 2)]))
+        return
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as old:
+        items = {item: old.read(item) for item in old.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for item, data in items.items():
+            new.writestr(item.filename, program if item.filename.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_that_would_take_for_ever_is_refused(tmp_path, legacy):
+    path, start = tmp_path / "w.pth", b"\x80\x02" + shared_tuples()
+    for program in (b"}h\x00Ns.", b"h\x00)R.", b"ctorch.serialization\n_get_layout\nh\x00\x85R."):
+        write_torch_file(path, start + program, legacy)
+        assert "no readable torch file (it " in one_sentence(read_weights, path)
+    write_torch_file(path, b"\x80\x02}K\x01K\x02\x86Ns.", legacy)
+    assert "what stands under a name of type tuple is no tensor" in one_sentence(read_weights, path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_with_all_that_training_leaves_is_read(tmp_path, legacy):
+    net, betas = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)), (0.9, 0.999)
+    optimizer = {  # as torch.optim.AdamW gives it
+        "state": {n: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2, 2)} for n in range(4)},
+        "param_groups": [
+            {"lr": 0.1, "betas": betas, "amsgrad": False, "foreach": None, "params": [n]} for n in range(4)
+        ],
+    }
+    content = {
+        "model": net.state_dict(),
+        "ema": {name: tensor.clone() for name, tensor in net.state_dict().items()},
+        "optimizer": optimizer,
+        "schedule": {"milestones": Counter([2, 4]), "last_epoch": 0, "_last_lr": [0.1] * 4},
+        "rng": torch.get_rng_state(),
+        "arguments": {"sizes": [(1, 2)] * 9, "raw": b"\xff\x00", "tags": {"a"}, "dtype": torch.float16},
+        "tied": [net[0].weight] * 20,
+        "wide": torch.zeros(1).expand(10**6),
+    }
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    same(read_weights(tmp_path / "w.pth")[0], net.state_dict())
 
 
 def test_a_compressed_torch_file_is_refused(tmp_path):
