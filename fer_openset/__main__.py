@@ -75,9 +75,12 @@ def score(options):
     from fer_openset.face_crop import photo_settings
 
     settings = photo_settings({} if options.margin is None else {"margin": options.margin})
+    if not Path(options.csv).name or options.sheet == "":
+        raise UserError("--csv and --sheet take the name of a file; give one, or leave the option out.")
     sheet = Path(options.sheet or Path(options.csv).with_suffix(".png"))
     if sheet == Path(options.csv):
         raise UserError(f"{sheet}: rows and contact sheet would be one file; give another name as --sheet.")
+    score_photos.need_targets(options.photos, options.csv, sheet)
     detector = OpenSetDetector.load(options.run, options.method, options.data_root, options.rule)
     table, faces, others = score_photos.score_photos(detector, options.photos, not options.no_crop, settings=settings)
     atomic.write_csv(options.csv, table)

@@ -11,7 +11,8 @@ from pathlib import Path
 from fer_openset.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-CLOSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)  # the last two: a file stands where a folder should
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+          errno.ENOTDIR, errno.EEXIST)  # the last two: a file stands where a folder should  # fmt: skip
 
 
 @contextmanager
@@ -25,10 +26,7 @@ def atomic_path(target):
     temporary = None
     try:
         with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # A hidden folder of our own: two writers of one target never share a temporary name.
-            holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            temporary = holder / target.name
+            temporary = _holder(target) / target.name
             yield temporary
             if temporary.is_file():
                 with open(temporary, "rb") as handle:
@@ -37,6 +35,29 @@ def atomic_path(target):
     finally:
         if temporary is not None:
             shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _holder(target):
+    """A hidden folder of our own beside `target`: two writers of one target never share a temporary name."""
+    if not target.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except FileNotFoundError as error:  # in /proc, or removed meanwhile; a writer may miss other files than this one
+        raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another.") from error
+
+
+def need_writable(target):
+    """Find out, before long work, that the file `target` could be written; makes its folder.
+
+    Raises: UserError when it is no name of a file, names a folder, or its folder cannot be written.
+    """
+    target = Path(target)
+    with disk_errors(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _holder(target).rmdir()
 
 
 @contextmanager
@@ -49,6 +70,8 @@ def disk_errors(target):
             raise UserError(
                 f"{target}: the disk is full, nothing was written there; free some space and run the command again."
             ) from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"{target}: a folder stands there; give the name of a file.") from error
         if error.errno in CLOSED:
             raise UserError(f"{target}: its folder cannot be written ({error.strerror}); choose another.") from error
         raise

@@ -1,5 +1,6 @@
-"""Browse the runs at hand in JupyterLab: pick dataset, preset, open class and method; see curve, histogram and row.
+"""Browse the runs in JupyterLab: pick dataset, preset, open class and method; see curve, histogram and row.
 
+Runs are those at hand (results/runs) and those of which a clone holds the committed table and scores (results/arrays).
 Where nobody can click (a batch, a test, a page made from the notebook) the same call gives the committed tables.
 """
 
@@ -8,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from IPython.core.getipython import get_ipython
 from IPython.display import HTML
 
 from fer_openset import figures, metrics, report
+from fer_openset.arrays import arrays_path, read_arrays
 from fer_openset.errors import UserError
+from fer_openset.progress import somebody_is_there
+from fer_openset.runs import RunFolder
 from fer_openset.settings import results_dir
 
 LEVELS = ("dataset", "preset", "open class", "method")
@@ -20,13 +23,13 @@ LEVELS = ("dataset", "preset", "open class", "method")
 
 @dataclass(frozen=True)
 class Choice:
-    """One finished run of a method: its four names, its folder, its row of the table of runs."""
+    """One finished run of a method: its four names, its folder (None: only committed), its row of the table of runs."""
 
     dataset: str
     preset: str
     open_classes: str
     method: str
-    folder: Path
+    folder: Path | None
     row: dict
 
     @property
@@ -35,19 +38,45 @@ class Choice:
 
 
 def choices(runs_dir=None):
-    """The finished runs at hand, smoke runs too, sorted by name; folders that hold no whole run are left out."""
+    """The finished runs at hand, smoke runs too, and the committed ones, sorted by name; what is no whole run is left
+    out. A run at hand stands for the committed one of the same key."""
     runs_dir = Path(runs_dir or results_dir() / "runs")
-    found = []
+    found = {}
     for path in sorted(runs_dir.glob("*/*/*/*/methods/*/*/*/run.json")):
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))["row"]
-            special = [row["alignment"].replace("_", " ") if row["alignment"] != "aligned" else "",
-                       row["variant"] if row["variant"] != "default" else "", f"seed {row['seed']}"]  # fmt: skip
-            method = ", ".join([row["method"], *filter(None, special)])
-            found.append(Choice(row["dataset"], row["preset"], row["open_classes"], method, path.parent, row))
+            choice = _choice(json.loads(path.read_text(encoding="utf-8"))["row"], path.parent)
+            found[choice.names] = choice
         except (ValueError, KeyError, TypeError):
             continue  # half written or of an older form: nothing to show
-    return sorted(found, key=lambda choice: choice.names)
+    for row in _committed():
+        choice = _choice(row, None)
+        found.setdefault(choice.names, choice)
+    return sorted(found.values(), key=lambda choice: choice.names)
+
+
+def _choice(row, folder):
+    special = [row["alignment"].replace("_", " ") if row["alignment"] != "aligned" else "",
+               row["variant"] if row["variant"] != "default" else "", f"seed {row['seed']}"]  # fmt: skip
+    method = ", ".join([row["method"], *filter(None, special)])
+    return Choice(row["dataset"], row["preset"], row["open_classes"], method, folder, row)
+
+
+def _committed():
+    """Rows of the committed table of runs whose scores are committed too."""
+    rows = report.read_runs()
+    rows = rows[rows["variant"] == "default"]
+    for key, group in rows.groupby(["dataset", "preset", "open_classes", "seed"]):
+        arrays = _scores(RunFolder(*key))
+        names = set() if arrays is None else set(arrays["run"].tolist())
+        yield from (row for row in group.to_dict("records") if f"{row['method']}/{row['alignment']}" in names)
+
+
+def _scores(where):
+    """The committed scores of a folder of runs, None where there are none or the file is damaged."""
+    try:
+        return read_arrays("scores", where)
+    except UserError:
+        return None
 
 
 def outcome(choice):
@@ -55,6 +84,8 @@ def outcome(choice):
 
     Raises: UserError when the scores or the list of the pool are not there any more.
     """
+    if choice.folder is None:
+        return _committed_outcome(choice)
     pool = choice.folder.parents[3] / "pseudo_labels" / "pseudo_labels.csv"
     try:
         scores = pd.read_csv(choice.folder / "scores.csv", dtype={"sample_id": str}).set_index("sample_id")
@@ -62,6 +93,19 @@ def outcome(choice):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{choice.folder}: scores or pool are not readable ({error}); run it again.") from None
     return scores.assign(is_open=parts.str.startswith("open"))
+
+
+def _committed_outcome(choice):
+    row = choice.row
+    where = RunFolder(choice.dataset, choice.preset, choice.open_classes, row["seed"])
+    arrays = _scores(where)
+    names = [] if arrays is None else arrays["run"].tolist()
+    name = f"{row['method']}/{row['alignment']}"
+    if name not in names:
+        raise UserError(f"{arrays_path('scores', where)}: no scores of {name}; restore the file from the repository.")
+    index = pd.Index(arrays["sample_id"], name="sample_id")
+    values = {"open_score": arrays["score"][names.index(name)].astype(float), "is_open": arrays["is_open"]}
+    return pd.DataFrame(values, index=index)
 
 
 def pictures(choice):
@@ -89,12 +133,6 @@ def static_table(table=None):
         parts.append(f"<h4>{dataset}, preset {preset}: AUROC</h4>")
         parts.append(report.as_html(report.summary_table(rows, dataset, preset), best="max"))
     return HTML("\n".join(parts))
-
-
-def somebody_is_there():
-    """Whether a person runs this cell: JupyterLab, Notebook and VS Code send the cell's id, batch tools do not."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    return bool(kernel) and "cellId" in (kernel.get_parent("shell").get("metadata") or {})
 
 
 def browse(interactive=None):

@@ -28,6 +28,7 @@ LOGIT_SCORES = ("msp", "maxlogit", "energy")  # need nothing but f_close's outpu
 SCORES = (NOVELTY, *LOGIT_SCORES)
 BATCH = 128
 CLOSED = "f_close"
+EXPECTED = "expected a list of pictures ([image] for a single one), or uint8 (N, 1 or 3, H, W)"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class OpenSetDetector:
 
         path: that file, a run's folder (results/runs/DATASET/PRESET/OPEN/seedN), or the part of it after `runs/`.
         The rest is for runs only. method: one of `SCORES`; None takes pool_novelty where the run kept its networks,
-        else energy (`use.method` says which). data_root: folder of the dataset, if it has moved. rule: where the
-        threshold comes from, `known_95` (keeps 95 % of the known validation images; the default of the scores of
-        f_close) or `open_share` (pool_novelty's estimate of the pool's open fraction, its default).
+        else energy (`use.method` says which). rule: where the threshold comes from, `known_95` (keeps 95 % of the known
+        validation images, so it opens the dataset; the default of the scores of f_close) or `open_share`
+        (pool_novelty's estimate of the pool's open fraction, its default). data_root: folder of the dataset, if it has
+        moved.
         Raises: UserError for a missing, unfinished or damaged run or file, and for a run without validation images.
         """
         device = device or pick_device()
@@ -95,15 +97,18 @@ class OpenSetDetector:
         """Images of any size as the faces the networks know: their middle square, resized.
 
         Shapes: uint8 (N, C, H, W) with C of 1 or 3, or a list of pictures, each a PIL image or a uint8 array (H, W) or
-        (H, W, 3) -> (N, channels, face_size, face_size) uint8. Raises: UserError for anything else.
+        (H, W, 3) -> (N, channels, face_size, face_size) uint8. Raises: UserError for anything else, also for a picture
+        that is in no list.
         """
         size, channels = self.use.face_size, self.use.channels
-        images = images if isinstance(images, np.ndarray) else list(images)
+        images = images if isinstance(images, np.ndarray) else _listed(images)
+        if isinstance(images, np.ndarray) and images.ndim not in (1, 4):
+            raise UserError(f"images is one array of shape {images.shape}; {EXPECTED}.")
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1] in (1, 3):
             if images.dtype == np.uint8 and images.shape[1:] == (channels, size, size):
                 return images
             images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
-        made = [as_face(_picture(image, i), size, channels) for i, image in enumerate(images)]
+        made = [_face(image, i, size, channels) for i, image in enumerate(images)]
         return np.stack(made) if made else np.empty((0, channels, size, size), np.uint8)
 
     def predict(self, images, ids=None):
@@ -114,7 +119,7 @@ class OpenSetDetector:
         `ids`, or 0..N-1. Images of the pool that the run was trained on have fairer scores in the run's scores.csv.
         """
         faces = self.faces(images)
-        index = pd.RangeIndex(len(faces)) if ids is None else pd.Index(ids)
+        index = pd.RangeIndex(len(faces)) if ids is None else _index(ids, len(faces))
         logits = self._logits(self.f_close, faces, self.use.image_size, self.use.mirror)
         scores = self._open_scores(faces, pd.DataFrame(logits, index=index, columns=list(self.use.classes)))
         names = np.array(self.use.classes, dtype=object)[logits.argmax(1)] if len(faces) else []
@@ -154,6 +159,30 @@ class Outputs:
     @property
     def pool_ids(self):
         return self.pool_logits.index
+
+
+def _listed(images):
+    """Images given as anything but an array, as a list. Raises: UserError for one picture, and for nothing."""
+    if isinstance(images, Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 1) in (2, 3):
+        raise UserError(f"images is of type {type(images).__name__}; {EXPECTED}.")
+    return list(images)
+
+
+def _index(ids, n):
+    try:
+        index = pd.Index(ids)
+    except TypeError:
+        raise UserError(f"ids is of type {type(ids).__name__}; expected a list of {n}, one for each image.") from None
+    if len(index) != n:
+        raise UserError(f"ids has {len(index)} entries for {n} images; give one for each image, in order.")
+    return index
+
+
+def _face(image, number, size, channels):
+    try:
+        return as_face(_picture(image, number), size, channels)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of a lazily opened file or an odd mode
+        raise UserError(f"image {number} is not readable as a picture ({error}); open or convert it anew.") from None
 
 
 def _picture(image, number):

@@ -9,6 +9,7 @@ import pandas as pd
 from fer_openset import runs
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import load_model
+from fer_openset.datasets import dataset_values
 from fer_openset.detector import LOGIT_SCORES, NOVELTY, SCORES, OpenSetDetector, Use, novelty_net, under
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
@@ -19,6 +20,8 @@ from fer_openset.settings import results_dir
 RULES = ("known_95", "open_share")
 KEPT = 0.95  # share of the known validation images that pass as known, as in FPR@TPR95
 CHECKPOINT = "checkpoint.safetensors"
+# Of the faces that a reader stores; `folder` has its key `colour` besides.
+CHANNELS = {"synthetic": 1, "ferplus": 1, "folder": 1, "rafdb": 3, "rafdb_compound": 3, "affectnet": 3}
 VALIDATION = 1000  # known validation images looked at, at most: the share kept is then good to 0.7 points (one sd)
 
 
@@ -31,14 +34,14 @@ def from_run(path, method, data_root, rule, device):
         method = NOVELTY if runs.is_done(novelty) and (novelty / CHECKPOINT).exists() else "energy"
     check_name(method, SCORES, "score for new images")
     rule = check_name(rule or ("open_share" if method == NOVELTY else "known_95"), RULES, "rule")
-    dataset, protocol = reopened(record, data_root)
-    bare = _without_threshold(folder, record, dataset, method, device)
+    shape, known = face_shape(record), None
+    if rule == "known_95" or shape is None:  # otherwise the detector works without its dataset
+        known = reopened(record, data_root)
+        shape = known[0].images.shape[1:]
+    bare = _without_threshold(folder, record, shape, method, device)
     if method == NOVELTY:
         bare = _with_novelty(bare, novelty)
-    if rule == "open_share":
-        threshold = _open_share_threshold(novelty, method)
-    else:
-        threshold = _known_threshold(bare, dataset, protocol)
+    threshold = _open_share_threshold(novelty, method) if rule == "open_share" else _known_threshold(bare, *known)
     return replace(bare, use=replace(bare.use, threshold=threshold, rule=rule))
 
 
@@ -53,7 +56,17 @@ def find_run(path):
     raise UserError(f"{path}: neither a saved detector nor the folder of a run; {hint}.")
 
 
-def _without_threshold(folder, record, dataset, method, device):
+def face_shape(record):
+    """(channels, height, width) of a run's faces as the settings of its dataset say; None where they do not."""
+    try:
+        reader, values = dataset_values((record.get("source") or record)["dataset"], record["preset"])
+    except UserError:  # a settings file that moved
+        return None
+    size, channels = values.get("image_size"), 3 if values.get("colour") else CHANNELS.get(reader)
+    return (channels, size, size) if isinstance(size, int) and channels else None
+
+
+def _without_threshold(folder, record, shape, method, device):
     model = load_model(folder / "closed_set", device)
     model.net.eval()
     settings = record["settings"]["closed_set"]
@@ -61,8 +74,8 @@ def _without_threshold(folder, record, dataset, method, device):
     if method in LOGIT_SCORES:
         values = method_settings(method, record["preset"]).model_dump()
     run = {key: record[key] for key in ("dataset", "preset", "open_classes", "seed", "commit")}
-    use = Use(model.classes, method, values, float("inf"), "", dataset.images.shape[2], dataset.images.shape[1],
-              model.image_size, settings["mirror"], model.backbone, run)  # fmt: skip
+    use = Use(model.classes, method, values, float("inf"), "", shape[1], shape[0], model.image_size,
+              settings["mirror"], model.backbone, run)  # fmt: skip
     return OpenSetDetector(use, model.net, {}, device)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from fer_openset import atomic
+from fer_openset import atomic, progress
 from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fused import contiguous_views, lend_gradients
@@ -121,21 +121,28 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
     start = history[-1]["epoch"] if history else 0
     if start:
         print(f"{label}: resuming after epoch {start} of {settings.epochs}", flush=True)
-    for epoch in range(start, settings.epochs):
-        begin = time.perf_counter()
-        chosen = rows_of(epoch)
-        for x in learners:
-            x.net.train()
-        active = [x for x in learners if chosen[x.name] is not None]
-        rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label) for x in active]
-        _check_weights(learners, settings, epoch, label)
-        values = after_epoch(epoch) if after_epoch else {}
-        seconds = time.perf_counter() - begin
-        history += [{"epoch": epoch + 1, **row, **values, "seconds": round(seconds, 2)} for row in rows]
-        _save(learners, folder, run, extra, history)
-        shown = " ".join(f"{k} {v:.4g}" for k, v in {**_mean(rows), **values}.items())
-        print(f"{label}: epoch {epoch + 1}/{settings.epochs} {shown} ({seconds:.0f} s)", flush=True)
+    with progress.bar(label, settings.epochs, "epochs", start) as advance:
+        for epoch in range(start, settings.epochs):
+            begin = time.perf_counter()
+            chosen = rows_of(epoch)
+            for x in learners:
+                x.net.train()
+            active = [x for x in learners if chosen[x.name] is not None]
+            tick = _shared(advance, len(active))
+            rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label, tick) for x in active]
+            _check_weights(learners, settings, epoch, label)
+            values = after_epoch(epoch) if after_epoch else {}
+            seconds = time.perf_counter() - begin
+            history += [{"epoch": epoch + 1, **row, **values, "seconds": round(seconds, 2)} for row in rows]
+            _save(learners, folder, run, extra, history)
+            shown = " ".join(f"{k} {v:.4g}" for k, v in {**_mean(rows), **values}.items())
+            progress.say(f"{label}: epoch {epoch + 1}/{settings.epochs} {shown} ({seconds:.0f} s)")
     return pd.DataFrame(history)
+
+
+def _shared(advance, n):
+    """What moves an epoch's bar on by a part of one of its n passes."""
+    return lambda part: advance(part / n)
 
 
 def _mean(rows):
@@ -143,8 +150,11 @@ def _mean(rows):
     return {k: v for k, v in numbers.mean().items() if k != "n"}
 
 
-def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label):
-    """One pass over `rows` in a fresh random order; the last short batch is dropped unless it is the only one."""
+def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label, tick):
+    """One pass over `rows` in a fresh random order; the last short batch is dropped unless it is the only one.
+
+    tick(part): told after each step which part of the pass it was.
+    """
     order = np.random.default_rng(stream_seed(seed, learner.name, epoch, "order")).permutation(rows)
     generator = device.generator(stream_seed(seed, learner.name, epoch, "views"))
     size = min(settings.batch_size, len(order))
@@ -156,9 +166,11 @@ def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label):
             group["lr"] = rate_at(settings, epoch, step / steps)
         for key, value in learn(order[step * size : (step + 1) * size], generator, epoch).items():
             totals[key] = totals.get(key, 0) + value.detach()
+        tick(1 / steps)
         if time.perf_counter() - shown > PROGRESS_SECONDS:
             shown = time.perf_counter()
-            print(f"{label}: epoch {epoch + 1}, {learner.name}, step {step + 1} of {steps}", flush=True)
+            if not progress.watched():  # there a bar says so
+                print(f"{label}: epoch {epoch + 1}, {learner.name}, step {step + 1} of {steps}", flush=True)
     means = {key: float(value) / steps for key, value in totals.items()}
     if not np.isfinite(means["loss"]):
         raise UserError(

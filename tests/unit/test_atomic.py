@@ -101,6 +101,41 @@ def test_a_file_where_a_folder_should_be_is_one_sentence(tmp_path):
             atomic.write_text(target, "x")
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_or_nothing_as_target_is_one_sentence(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "folder", "", "."):
+        with pytest.raises(UserError, match=": a folder stands there; give the name of a file"):
+            WRITERS[kind](target)
+    assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_name_too_long_or_a_place_that_takes_no_files_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="cannot be written"):
+        atomic.write_text(tmp_path / ("x" * 300), "x")
+
+    def nowhere(*args, **kwargs):  # as /proc says it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(atomic.tempfile, "mkdtemp", nowhere)
+    with pytest.raises(UserError, match="a.txt: its folder cannot be written"):
+        atomic.write_text(tmp_path / "a.txt", "x")
+
+
+def test_a_file_that_the_writer_misses_is_not_blamed_on_the_target(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic.atomic_path(tmp_path / "a.txt"):
+        (tmp_path / "source").read_text()
+
+
+def test_whether_a_target_can_be_written_is_known_before(tmp_path):
+    atomic.need_writable(tmp_path / "deep" / "a.txt")
+    assert [p.name for p in tmp_path.rglob("*")] == ["deep"]
+    for wrong in ("", tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(UserError):
+            atomic.need_writable(wrong)
+
+
 def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError(errno.EIO, "Input/output error")

@@ -3,11 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import IPython
 import numpy as np
 import pandas as pd
 import pytest
 
-from fer_openset import browser, metrics, report
+from fer_openset import arrays, browser, metrics, report
 from fer_openset.errors import UserError
 
 RUNS = [
@@ -96,10 +97,48 @@ def test_where_nobody_can_click_there_are_tables(results, monkeypatch):
     def kernel(metadata):
         return lambda: SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda channel: {"metadata": metadata}))
 
-    monkeypatch.setattr(browser, "get_ipython", kernel({}))
+    monkeypatch.setattr(IPython, "get_ipython", kernel({}))
     assert browser.browse().data == page
-    monkeypatch.setattr(browser, "get_ipython", kernel({"cellId": "a"}))
+    monkeypatch.setattr(IPython, "get_ipython", kernel({"cellId": "a"}))
     assert type(browser.browse()).__name__ == "VBox"
+
+
+def committed(results):
+    """Table and scores of the runs as a clone holds them; the smoke run is not among them."""
+    report.write_tables()
+    for where in arrays.run_folders():
+        (where.pseudo_labels / "run.json").write_text("{}")
+        for path in where.root.glob("methods/*/*/*/run.json"):
+            path.write_text(json.dumps({"commit": "c", "settings": {}, **json.loads(path.read_text())}))
+            scores = pd.read_csv(path.parent / "scores.csv").set_index("sample_id")
+            scores.loc[[f"i{k}" for k in range(59, -1, -1)]].to_csv(path.parent / "scores.csv")  # the pool's order
+        arrays.write_arrays("scores", where, *arrays.score_arrays(where))
+
+
+def test_in_a_fresh_clone_the_committed_scores_are_browsed(results):
+    at_hand = browser.choices()
+    committed(results)
+    (results / "runs").rename(results / "gone")
+    found = browser.choices()
+    assert [c.names for c in found] == [c.names for c in at_hand if c.preset != "smoke"]
+    outcome = browser.outcome(found[0])
+    assert metrics.auroc(outcome["open_score"], outcome["is_open"]) == pytest.approx(found[0].row["auroc"], abs=1e-6)
+    assert len(outcome) == 60 and outcome.index.name == "sample_id"
+    shown = browser.browse(interactive=True)
+    assert type(shown).__name__ == "VBox" and "msp" in shown.children[1].value
+    assert all(bytes(image.value).startswith(b"\x89PNG") for image in shown.children[2].children)
+
+
+def test_a_run_at_hand_comes_before_the_committed_one_and_damage_hides_only_itself(results):
+    committed(results)
+    assert len(browser.choices()) == 4 and all(c.folder for c in browser.choices())
+    (results / "runs/mine").rename(results / "gone")
+    assert [c.folder is None for c in browser.choices()] == [True, False, False, False]
+    lost = browser.choices()[0]
+    arrays.arrays_path("scores", arrays.RunFolder("mine", "demo", "huh", 0)).write_bytes(b"torn")
+    assert len(browser.choices()) == 3
+    with pytest.raises(UserError, match="no scores of msp/aligned; restore the file"):
+        browser.outcome(lost)
 
 
 def test_without_runs_there_is_a_sentence(workplace):

@@ -1,11 +1,15 @@
 """A finished run as one object: what it says of new images, where its threshold comes from, that a file keeps it."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import trees
 from PIL import Image
 from tiny import CPU, small_net, tiny_dataset, tiny_images
 
@@ -13,8 +17,9 @@ import fer_openset
 from fer_openset import OpenSetDetector, closed_set, metrics, pipeline, protocol, runs
 from fer_openset import detector as detectors
 from fer_openset.checkpoint import load_tensors, save_tensors
-from fer_openset.datasets import Dataset
-from fer_openset.detector_run import threshold_keeping
+from fer_openset.datasets import Dataset, list_dataset, load_dataset
+from fer_openset.datasets.example_photos import make_labelled
+from fer_openset.detector_run import face_shape, threshold_keeping
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
 from fer_openset.methods import pool_novelty
@@ -136,6 +141,61 @@ def test_pictures_of_any_size_and_kind(place):
     for wrong in ([np.zeros((4, 4), float)], [np.zeros((4, 4, 2), np.uint8)], [np.zeros((0, 4), np.uint8)]):
         with pytest.raises(UserError, match="image 0 is .* expected a picture, or uint8"):
             found.predict(wrong)
+
+
+def test_a_single_picture_or_wrong_ids_are_one_sentence(place):
+    found = load(place, method="energy")
+    images, _ = new_images(1)
+    single = np.stack([images[0, 0]] * 3, 2)
+    for wrong in (single, images[0, 0], Image.fromarray(single), None, 5, torch.from_numpy(single)):
+        with pytest.raises(UserError, match=r"^images is .*; expected a list of pictures \(\[image\] for a single one"):
+            found.predict(wrong)
+    assert len(found.predict([single])) == 1 and len(found.predict(iter([single, single]))) == 2
+    assert len(found.predict(np.stack([single, single]))) == 2
+    with pytest.raises(UserError, match="ids has 6 entries for 7 images"):
+        found.predict(images, ids=list("abcdef"))
+    with pytest.raises(UserError, match="ids is of type int; expected a list of 7"):
+        found.predict(images, ids=7)
+    assert found.predict(images, pd.Index(list("abcdefg"), name="photo")).index.name == "photo"
+
+
+def test_deep_transparent_and_odd_pictures(place):
+    found = load(place, method="energy")
+    deep = Image.fromarray(np.full((32, 32), 30_000, np.uint16))
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert found.faces([deep, clear])[:, 0, 0, 0].tolist() == [117, 255]
+    for wrong in (Image.new("F", (8, 8)), [[1], [1, 2]]):
+        with pytest.raises(UserError, match="image 0 is not readable as a picture"):
+            found.faces([wrong])
+
+
+def test_a_threshold_of_the_run_needs_no_dataset(place, tmp_path, monkeypatch):
+    """The run's record, but for the tiny dataset's name: a folder of one's own, which has moved."""
+    expected = load(place)
+    root = shutil.copytree(place.folder.root, tmp_path / "run")
+    settings = tmp_path / "gone_faces.yaml"
+    settings.write_text("reader: folder\nroot: /nowhere\nimage_size: 32\n")
+    path = root / "closed_set" / "run.json"
+    record = json.loads(path.read_text()) | {"source": {"dataset": str(settings), "data_root": ""}}
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr(protocol, "load_dataset", load_dataset)
+    found = OpenSetDetector.load(root, device=CPU)
+    assert found.use == expected.use
+    with pytest.raises(UserError, match="there is no such folder"):
+        OpenSetDetector.load(root, rule="known_95", device=CPU)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "ferplus", "rafdb", "rafdb_compound", "affectnet", "folder"])
+def test_the_shape_of_a_run_s_faces_is_that_of_its_dataset(tmp_path, name):
+    if name == "folder":
+        make_labelled(tmp_path, {"a": ("anger", 6), "b": ("fear", 6)}, sizes=(40,))
+        (tmp_path / "mine.yaml").write_text(f"reader: folder\nroot: {tmp_path}\ncolour: true\n")
+        root, name = "", str(tmp_path / "mine.yaml")
+    else:
+        writer = getattr(trees, {"rafdb_compound": "write_rafdb_both"}.get(name, f"write_{name}"), None)
+        root = str(writer(tmp_path / name)) if writer else ""
+    shape = list_dataset(name, "smoke", root).shape
+    assert face_shape({"dataset": name, "preset": "smoke"}) == shape
 
 
 def test_what_cannot_be_loaded_is_said(place, tmp_path):

@@ -45,6 +45,21 @@ def test_a_name_that_is_no_text_can_be_written():
     assert readable(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
 
 
+def test_sixteen_bits_transparency_and_orientation_are_as_in_a_file(tmp_path):
+    deep = Image.fromarray(np.full((8, 8), 30_000, np.uint16))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    turned = Image.fromarray(RAMP[:, :24].copy())
+    turned.getexif()[0x0112] = 6
+    for number, image in enumerate((deep, clear, turned)):
+        image.save(tmp_path / f"{number}.png", exif=image.getexif())
+        side = image.height
+        expected = as_face(read_photo(tmp_path / f"{number}.png")[0], side, 1)
+        assert np.array_equal(as_face(image, side, 1), expected)
+    assert (as_face(deep, 8, 1) == 117).all() and (as_face(clear, 8, 3) == 255).all()
+    with pytest.raises(ValueError, match="32 bits a pixel"):
+        as_face(Image.new("F", (8, 8)), 8, 1)
+
+
 def test_a_face_is_the_middle_square():
     pixels = np.zeros((10, 30), np.uint8)
     pixels[:, 10:20] = 200

@@ -1,5 +1,7 @@
 """A hundred photos of every kind: a row each, a sheet, and no photo that stops the others. Networks are tiny."""
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 from tiny import CPU, small_net
 
 from fer_openset import OpenSetDetector, __main__, detector
+from fer_openset import score_photos as module
 from fer_openset.backbones import new_net
 from fer_openset.contact_sheet import contact_sheet
 from fer_openset.datasets.example_photos import make_photos
@@ -77,6 +80,90 @@ def test_the_sheet_puts_the_most_open_first():
     assert frame.sum() > 300 and frame[:, sheet.width // 3 :].sum() == 0
     grey = (np.asarray(sheet) == 90).all(2)
     assert grey.sum() > 3 * 70 * 70  # each face once as it is; the overlay darkens it
+
+
+def test_the_sheet_shows_the_200_most_open_each_with_its_own_face(tmp_path, monkeypatch):
+    scores = np.random.default_rng(0).permutation(np.arange(230.0))
+    table = pd.DataFrame({"photo": [f"{s:.0f}.png" for s in scores], "open_score": scores, "expression": "anger"})
+    table["is_open"] = scores > 100
+    faces = np.broadcast_to(scores.astype(np.uint8)[:, None, None, None], (230, 1, 48, 48)).copy()
+    table = table.astype({"open_score": "Float64", "is_open": "boolean"})
+    blank = pd.DataFrame({"photo": "none.png", "open_score": pd.NA, "is_open": pd.NA}, index=[0]).astype(
+        {"open_score": "Float64", "is_open": "boolean"}
+    )
+    table = pd.concat([table[:50], blank, table[50:]], ignore_index=True)  # a photo without a face has none in `faces`
+    drawn = []
+
+    def spy(faces, maps, titles):
+        drawn.append((faces, maps, titles))
+        return contact_sheet(faces[:6], maps[:6], titles[:6])
+
+    monkeypatch.setattr(module, "contact_sheet", spy)
+    assert module.write_sheet(made_detector(), table, faces, tmp_path / "s.png") == 200
+    (faces, maps, titles), expected = drawn[0], np.arange(229, 29, -1)
+    assert faces[:, 0, 0, 0].tolist() == expected.tolist() and len(maps) == 200
+    assert titles == [(f"{s}.png", f"anger {s:.2f}", s > 100) for s in expected]
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_a_photo_in_memory_is_dropped_when_its_face_is_made(tmp_path, monkeypatch):
+    for i in range(6):
+        Image.new("L", (400, 400), 40 * i).save(tmp_path / f"{i}.png")
+    seen, most = [], []
+    real = module.read_photo
+
+    def spy(path, longest):
+        most.append(sum(image() is not None for image in seen))
+        image, side = real(path, longest)
+        seen.append(weakref.ref(image))
+        return image, side
+
+    monkeypatch.setattr(module, "read_photo", spy)
+    table, faces, _ = score_photos(made_detector(), [tmp_path], crop=False)
+    assert len(faces) == len(table) == 6 and max(most) <= 1 and table["right"].tolist() == [400] * 6
+
+
+def test_neither_rows_nor_sheet_are_written_over_a_photo(saved, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (48, 48), 90).save(photos / "me.png")
+    before = (photos / "me.png").read_bytes()
+    for given in (
+        [photos / "me.png", "--csv", photos / "me.csv"],
+        [photos, "--csv", photos / "me.csv"],
+        [photos, "--csv", photos / "me.png", "--sheet", photos / "sheet.png"],
+        [photos, "--csv", photos / "sub" / ".." / "me.csv"],
+    ):
+        assert __main__.main(["score", saved, "--no-crop", *map(str, given)]) == 2
+        said = capsys.readouterr().err.strip()
+        assert "me.png: " in said and "would be written over one of the photos" in said and "\n" not in said
+        assert (photos / "me.png").read_bytes() == before and not (photos / "me.csv").exists()
+
+
+def test_our_own_sheet_among_the_photos_is_left_out_and_replaced(saved, tmp_path, capsys):
+    Image.new("L", (48, 48), 90).save(tmp_path / "me.png")
+    for first in (True, False):
+        photos = [str(tmp_path)] if first else [str(tmp_path), str(tmp_path / "out.png")]
+        for name in ("out.csv", "again.csv"):
+            assert __main__.main(["score", saved, *photos, "--no-crop", "--csv", str(tmp_path / name)]) == 0
+            assert pd.read_csv(tmp_path / name)["photo"].tolist() == [str(tmp_path / "me.png")]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--sheet"])
+def test_a_place_that_cannot_be_written_is_said_before_any_photo_is_scored(
+    saved, tmp_path, capsys, monkeypatch, option
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (48, 48), 90).save(tmp_path / "me.png")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(module, "score_photos", lambda *_, **__: pytest.fail("photos were scored"))
+    for wrong in ("folder", "", ".", "me.png/out.csv", "x" * 300):
+        assert (
+            __main__.main(["score", saved, "me.png", option, wrong, *(["--csv", "o.csv"] * (option != "--csv"))]) == 2
+        )
+        said = capsys.readouterr().err.strip()
+        assert said.endswith(".") and "\n" not in said, said
 
 
 def test_the_largest_face_and_its_box_in_the_photos_own_pixels(tmp_path):
