@@ -20,7 +20,7 @@ from fer_openset.errors import UserError
 from fer_openset.numpy_files import DAMAGED
 from fer_openset.runs import RunFolder, is_done, load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
-from fer_openset.variants import write_variants
+from fer_openset.variants import DEFAULT, write_variants
 
 KINDS = ("scores", "labels", "features", "maps", "digits")
 SHARES = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")
@@ -84,27 +84,41 @@ def about(folder, commits, n):
 def score_arrays(folder):
     """Open scores of the finished runs (variant `default`) of one folder, with the pool's truth.
 
-    Arrays: sample_id (M,), is_open (M,) bool, run (R,) `METHOD/ALIGNMENT`, score (R, M) float32, larger = more open.
+    Arrays: sample_id (M,), is_open (M,) bool, run (R,) `METHOD/ALIGNMENT`, score (R, M) float32, larger = more open;
+    where the comparison group of Fig. 6 has run (all open images under one label), also variant_run (V,)
+    `METHOD/ALIGNMENT/VARIANT` and variant_score (V, M).
     Returns: (arrays, about), or None without a run. Raises: UserError when the scores belong to another pool.
     """
     parts = read_parts(folder)
     if parts is None:
         return None
-    names, scores, commits = [], [], []
-    for record in sorted((folder.root / "methods").glob("*/*/default/run.json")):
-        values = pd.read_csv(record.parent / "scores.csv", index_col="sample_id")["open_score"]
-        if not values.index.equals(parts.index):
-            raise UserError(
-                f"{record.parent}: its scores belong to other images than {folder.pseudo_labels}; rerun it."
-            )
-        names.append("/".join(record.parts[-4:-2]))
-        scores.append(values.to_numpy("float32"))
-        commits.append(load_record(record.parent)["commit"])
-    if not names:
+    found, others, commits = {}, {}, []
+    for path in sorted((folder.root / "methods").glob("*/*/*/run.json")):
+        method, alignment, variant = path.parts[-4:-1]
+        record = load_record(path.parent)
+        one_label = record["settings"].get(method, {}).get("oracle_open_label")
+        if variant == DEFAULT:
+            found[f"{method}/{alignment}"] = _scores(path.parent, parts.index, folder)
+        elif one_label and "pool_" not in variant:
+            others[f"{method}/{alignment}/{variant}"] = _scores(path.parent, parts.index, folder)
+        else:
+            continue
+        commits.append(record["commit"])
+    if not found:
         return None
     is_open = parts["part"].str.startswith("open").to_numpy()
-    arrays = {"sample_id": parts.index.to_numpy(str), "is_open": is_open, "run": np.array(names), "score": scores}
+    arrays = {"sample_id": parts.index.to_numpy(str), "is_open": is_open, "run": np.array(list(found)),
+              "score": list(found.values())}  # fmt: skip
+    if others:
+        arrays |= {"variant_run": np.array(list(others)), "variant_score": list(others.values())}
     return arrays, about(folder, commits, len(parts))
+
+
+def _scores(where, ids, folder):
+    values = pd.read_csv(where / "scores.csv", index_col="sample_id")["open_score"]
+    if not values.index.equals(ids):
+        raise UserError(f"{where}: its scores belong to other images than {folder.pseudo_labels}; rerun it.")
+    return values.to_numpy("float32")
 
 
 def label_arrays(folder):

@@ -13,6 +13,7 @@ from fer_openset.arrays import about
 from fer_openset.augment import clean_view
 from fer_openset.backbones import attention_maps, copy_weights, new_net
 from fer_openset.checkpoint import load_tensors
+from fer_openset.clip_features import clip_features, clip_tower
 from fer_openset.closed_set import batch_of, load_model
 from fer_openset.device import pick_device
 from fer_openset.methods.folds import fold_of
@@ -20,7 +21,7 @@ from fer_openset.protocol import reopened
 from fer_openset.runs import is_done, load_record
 
 SHOWN = 1200  # images in a t-SNE figure
-OVERLAYS = 6  # synthetic faces in the figure of attention maps
+OVERLAYS = 7  # synthetic faces in the figure of attention maps: one of each basic expression
 DIGITS_OPEN = 4  # the digit left out of the model whose features are shown
 
 
@@ -85,11 +86,11 @@ def _by_hash(ids, n):
 
 
 def feature_arrays(folder, data_root=""):
-    """t-SNE places of the same pool images in the features of f_close, noisy_label and pool_novelty.
+    """t-SNE places of the same pool images in the features of f_close, noisy_label, pool_novelty and, if any, `clip`.
 
     The images are test images that pool_novelty's first network held out; noisy_label trains on all of the pool.
     Arrays: label (n,), is_open (n,), panel (P,), place (P, n, 2) float32, ratio (P,) class distance ratio, pixel_ratio
-    () that of the grey pixels. Returns: (arrays, about), or None.
+    () that of the grey pixels; `about` says which CLIP (`clip`). Returns: (arrays, about), or None.
     """
     if not is_done(folder.closed_set):
         return None
@@ -108,14 +109,17 @@ def feature_arrays(folder, data_root=""):
     pool = protocol.pool[held_out & (protocol.pool["split"] == "test").to_numpy()]
     pool = pool.loc[_by_hash(pool.index, SHOWN)]
     rows = dataset.rows(pool.index)
-    features = [pooled_features(net, dataset, rows, size, device) for _, net, size in nets]
+    features = {name: pooled_features(net, dataset, rows, size, device) for name, net, size in nets}
+    tower, more = clip_tower(device), {}
+    if tower:
+        features["clip"], more["clip"] = clip_features(tower[0], dataset.images[rows], device), tower[1]
     labels = pool["label"].to_numpy(str)
     pixels = batch_of(dataset, rows).float().mean(1).flatten(1).numpy()
-    arrays = {"label": labels, "is_open": pool["is_open"].to_numpy(), "panel": np.array([name for name, *_ in nets]),
-              "place": np.stack([tsne(f) for f in features]),
-              "ratio": np.array([class_distance_ratio(f, labels) for f in features]),
+    arrays = {"label": labels, "is_open": pool["is_open"].to_numpy(), "panel": np.array(list(features)),
+              "place": np.stack([tsne(f) for f in features.values()]),
+              "ratio": np.array([class_distance_ratio(f, labels) for f in features.values()]),
               "pixel_ratio": class_distance_ratio(pixels, labels)}  # fmt: skip
-    return arrays, about(folder, commits, len(pool))
+    return arrays, {**about(folder, commits, len(pool)), **more}
 
 
 def map_arrays(folder):
@@ -170,8 +174,8 @@ def digit_arrays(seed=0):
 
     Arrays: labels (10, 10) counts: row d = what a network that never saw digit d takes the images of d for; label (n,),
     is_open (n,), place (n, 2), ratio (), pixel_ratio (): test images in the features (hidden layer) of the network
-    without digit DIGITS_OPEN. Paper: Figs. 1 and 2, where CIFAR-10 has this part. Differs: digits, and a network of one
-    hidden layer, so that nothing is downloaded.
+    without digit DIGITS_OPEN; where CLIP is at hand, clip_place and clip_ratio: in its features. Paper: Figs. 1 and 2,
+    where CIFAR-10 has this part. Differs: digits, and a network of one hidden layer, so that nothing is downloaded.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -192,4 +196,11 @@ def digit_arrays(seed=0):
     arrays = {"labels": counts, "label": names, "is_open": y[test] == DIGITS_OPEN, "place": tsne(hidden),
               "ratio": class_distance_ratio(hidden, names),
               "pixel_ratio": class_distance_ratio(x[test], names)}  # fmt: skip
-    return arrays, {"dataset": "digits", "open_classes": str(DIGITS_OPEN), "seed": seed, "n": len(test)}
+    made = {"dataset": "digits", "open_classes": str(DIGITS_OPEN), "seed": seed, "n": len(test)}
+    tower = clip_tower(pick_device())
+    if tower:
+        images = ((x[test] + 0.5) * 255).round().astype(np.uint8).reshape(-1, 1, 8, 8)
+        features = clip_features(tower[0], images, pick_device())
+        arrays |= {"clip_place": tsne(features), "clip_ratio": class_distance_ratio(features, names)}
+        made["clip"] = tower[1]
+    return arrays, made

@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_openset.errors import UserError
 from fer_openset.style import (
-    BLACK,
     BLUE,
     GREEN,
     GREY,
@@ -138,59 +137,6 @@ def roc_curve(curves, positive="open"):
     return figure
 
 
-@styled
-def method_heatmap(table, title="AUROC", limits=(0.4, 1.0)):
-    """A number for each method (rows) and open class (columns), written in its cell; a cell without a run stays blank.
-
-    Shapes: table of floats, as `report.summary_table(..., text=False)` gives it; colours span `limits`.
-    """
-    _need_rows(table)
-    values = table.to_numpy(float)
-    rows, columns = values.shape
-    names = [_broken(name) for name in table.columns]
-    height = 0.9 + 0.3 * rows + 0.13 * max(text.count("\n") for text in names)
-    figure, [[ax]] = new_axes(2.6 + 0.85 * columns, height)
-    shown = ax.imshow(values, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        text, dark = ("", False) if np.isnan(value) else (f"{value:.3f}", shown.norm(value) < 0.5)
-        ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    ax.set_xticks(range(columns), names)
-    ax.set_yticks(range(rows), [_row_name(key) for key in table.index])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    figure.colorbar(shown, ax=ax, label=title, pad=0.02).ax.tick_params(labelsize=POINTS)
-    return figure
-
-
-@styled
-def method_bars(summary, title="AUROC", chance=0.5):
-    """Mean of each method in each open class, whiskers from lo to hi; `published`, if there, is a black mark.
-
-    Runs on scrambled pseudo labels (`as_released`) are hatched. Shapes: summary, the rows of `report.summarise` or
-    `report.compare_with_paper` for one dataset and preset.
-    """
-    _need_rows(summary)
-    groups = list(dict.fromkeys(summary["open_classes"]))
-    bars = list(summary.groupby(["method", "alignment", "variant"], sort=False))
-    figure, [[ax]] = new_axes(min(10.0, max(4.0, 1.8 + len(groups) * (0.3 + 0.16 * len(bars)))), 2.8)
-    width = min(0.25, 0.8 / len(bars))
-    for i, (key, rows) in enumerate(bars):
-        x = np.array([groups.index(name) for name in rows["open_classes"]]) + (i - (len(bars) - 1) / 2) * width
-        whiskers = np.clip([rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]], 0, None)  # NaN: no whisker
-        hatch = "/////" if key[1] == "as_released" else None
-        tint = colour(key[0], METHOD_COLOURS)
-        ax.bar(x, rows["mean"], width, color=tint, hatch=hatch, edgecolor="white", linewidth=0.4, label=_row_name(key))
-        ax.errorbar(x, rows["mean"], whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=1.5)
-        if "published" in rows:
-            mark = "published" if i == 0 else None
-            ax.hlines(rows["published"], x - width / 2, x + width / 2, color=BLACK, linewidth=1.6, label=mark)
-    ax.axhline(chance, color=BLACK, linewidth=0.6, linestyle=":", label="chance")
-    ax.set_xticks(range(len(groups)), [_broken(name) for name in groups])
-    ax.set(xlabel="open class", ylabel=title, ylim=(0, 1))
-    figure.legend(loc="outside right upper")
-    return figure
-
-
 def _bars(ax, table, palette, horizontal=False):
     """Grouped bars: a group for each column, a bar for each row; lengths are written at the ends of horizontal bars."""
     width = 0.8 / len(table)
@@ -202,16 +148,6 @@ def _bars(ax, table, palette, horizontal=False):
             ax.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=2, fontsize=POINTS)
 
 
-def _need_rows(table):
-    if table.empty:
-        raise UserError("the table holds no run to draw; run the batch first.")
-
-
 def _broken(name):
     """A class name, or several joined by `+`, on short lines."""
     return "\n".join(textwrap.fill(part, 14) for part in name.replace("_", " ").replace("+", "+\n").split("\n"))
-
-
-def _row_name(key):
-    parts = key if isinstance(key, tuple) else (key,)
-    return ", ".join(str(part) for part in parts if part != "default")

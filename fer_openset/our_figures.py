@@ -2,8 +2,11 @@
 maps under mirroring, and whether the estimated share of open images can be relied on.
 """
 
+import math
+import textwrap
+
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator
 
 from fer_openset.style import (
     BLACK,
@@ -19,6 +22,8 @@ from fer_openset.style import (
     new_axes,
     styled,
 )
+
+SHARE_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 
 
 @styled
@@ -38,20 +43,56 @@ def roc_bands(curves):
 
 
 @styled
-def auroc_by_share(table):
-    """AUROC against the share of open images in the pool, a line a method, with intervals.
+def auroc_panels(summary, methods):
+    """AUROC with intervals, a panel an open class, a row a method; hollow and below it: on scrambled labels.
 
-    Shapes: table with columns method, share (0..1), mean, lo, hi.
+    Shapes: summary, the rows of `report.summarise` for one dataset and preset; methods, the rows from top to bottom.
     """
-    figure, [[ax]] = new_axes(PAGE * 0.72, 2.5)
+    classes = list(dict.fromkeys(summary["open_classes"]))
+    columns = min(4, len(classes))
+    rows = math.ceil(len(classes) / columns)
+    height = 0.75 + rows * (0.35 + 0.25 * len(methods))
+    figure, axes = new_axes(min(PAGE, 1.8 + 1.5 * columns), height, rows, columns, sharex=True, sharey=True)
+    low = min(0.45, summary[["mean", "lo"]].min(axis=None)) - 0.03
+    for ax, name in zip(axes.flat, classes, strict=False):
+        for row in summary[summary["open_classes"] == name].itertuples():
+            scrambled, drawn = row.alignment != "aligned", look(row.method)
+            place, fill = methods.index(row.method) + 0.35 * scrambled, "white" if scrambled else drawn.colour
+            whiskers = np.clip([[row.mean - row.lo], [row.hi - row.mean]], 0, None)
+            ax.errorbar(row.mean, place, xerr=whiskers, fmt=drawn.marker, color=drawn.colour, markerfacecolor=fill,
+                        markersize=4, elinewidth=0.8, capsize=2)  # fmt: skip
+        ax.axvline(0.5, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
+        ax.set_title(textwrap.fill(name.replace("_", " ").replace("+", " + "), 18))
+        ax.set(xlim=(low, 1.02), xticks=[x for x in (0.25, 0.5, 0.75, 1.0) if x > low])
+        ax.set_yticks(range(len(methods)), methods)
+    for ax in axes.flat[len(classes) :]:
+        ax.axis("off")
+    axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
+    figure.supxlabel("AUROC (dotted: chance)")
+    return figure
+
+
+@styled
+def auroc_by_share(table):
+    """AUROC against the share of open images in the pool, a line a method, with intervals; x is logarithmic.
+
+    Shapes: table with columns method, share (0..1), mean, lo, hi. Methods are moved apart by 3 % of the share.
+    """
+    figure, [[ax]] = new_axes(PAGE * 0.8, 2.7)
     ax.set(xlabel="open images in the pool", ylabel="AUROC")
-    for method, part in table.groupby("method", sort=False):
+    methods = list(table.groupby("method", sort=False))
+    for i, (method, part) in enumerate(methods):
         part, drawn = part.sort_values("share"), look(method)
         whiskers = np.clip([part["mean"] - part["lo"], part["hi"] - part["mean"]], 0, None)
-        ax.errorbar(part["share"], part["mean"], whiskers, color=drawn.colour, marker=drawn.marker, markersize=3.5,
-                    linestyle=drawn.line, elinewidth=0.8, capsize=2, label=method)  # fmt: skip
+        apart = 1.03 ** (i - (len(methods) - 1) / 2)
+        ax.errorbar(part["share"] * apart, part["mean"], whiskers, color=drawn.colour, marker=drawn.marker,
+                    markersize=3.5, linestyle=drawn.line, elinewidth=0.8, capsize=2, label=method)  # fmt: skip
     ax.axhline(0.5, color=GREY, linewidth=0.6, linestyle=":", label="chance")
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    low, high = table["share"].min() * 0.85, table["share"].max() * 1.18
+    ticks = [x for x in SHARE_TICKS if low <= x <= high] or [table["share"].max()]
+    ax.set(xscale="log", xlim=(low, high))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(ticks, [f"{x:.3g} %" for x in np.array(ticks) * 100])
     figure.legend(loc="outside right upper")
     return figure
 
@@ -88,7 +129,8 @@ def attention_overlays(images, titles, rows):
     mirror image's map, turned back, so that a consistent network shows the same picture twice.
     """
     m = len(images)
-    figure, axes = new_axes(PAGE, 0.35 + 1.12 * (1 + 2 * len(rows)) * PAGE / 7, 1 + 2 * len(rows), m)
+    cell = (PAGE - 0.4) / m  # inches, with the gap beside it
+    figure, axes = new_axes(PAGE, 0.3 + 1.02 * cell * (1 + 2 * len(rows)), 1 + 2 * len(rows), m)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)

@@ -63,6 +63,21 @@ def scored_runs(arrays, alignment="aligned"):
     return [(method, found[method], arrays["is_open"]) for method in order]
 
 
+def comparison_scores(arrays, variant):
+    """Open scores of the method as it is and with all open images under one label; None unless both are at hand."""
+    as_it_is = {method: scores for method, scores, _ in scored_runs(arrays)}.get("noisy_label")
+    if as_it_is is None or "variant_run" not in arrays.arrays:
+        return None
+    found = dict(zip(arrays["variant_run"].tolist(), arrays["variant_score"], strict=True))
+    other = found.get(f"noisy_label/aligned/{variant}")
+    return None if other is None else (as_it_is, other)
+
+
+def is_skewed(scores):
+    """Whether nearly all of a positive score's histogram would be one bin: its median lies below 5 % of its range."""
+    return bool(scores.min() > 0 and np.median(scores) < 0.05 * np.quantile(scores, 0.995))
+
+
 def label_shares(counts, labels, n_boot=500, seed=0):
     """Share of each pseudo label, largest first, with its 95 % bootstrap interval. Shapes: counts (K,), labels (K,).
 
@@ -96,83 +111,90 @@ def open_neighbours(place, is_open, k=10):
 
 
 def weight_sweep(runs, variants, where):
-    """Fig. 5, first half: AUROC of noisy_label against the consistency weight.
+    """Fig. 5, first half: AUROC of noisy_label against the consistency weight, the runs of `swept` if two or more.
 
-    Runs that agree in every other setting form one group; of each backbone the group with the most weights is shown, if
-    it has two or more. Returns: table with columns group, x, mean, lo, hi.
+    Returns: table with columns group, variant, x, mean, lo, hi.
     """
     rows = rows_of(runs, where, method="noisy_label", alignment="aligned", open_classes=where.open_classes)
-    every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
+    table, every = report.summarise(rows), settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
+    chosen = {v: x for group in swept(table["variant"], every) if len(group) > 1 for v, x in group.items()}
+    table = table[table["variant"].isin(chosen)]
+    group = table["variant"].map(lambda v: every[v]["backbone"])
+    return table.assign(group=group, x=table["variant"].map(chosen))[["group", "variant", "x", "mean", "lo", "hi"]]
+
+
+def swept(names, every):
+    """Variants that differ in the weight of the consistency alone: of each backbone the group with the most weights.
+
+    names: of the variants at hand; every: {variant: settings}. Runs that agree in every other setting form one group.
+    Returns: [{variant: weight}], one variant a weight, those of other pools left out.
+    """
     groups = {}
-    for row in report.summarise(rows).itertuples():
-        if row.variant in every and not row.variant.startswith("pool_"):
-            mine = every[row.variant]
+    for name in sorted(set(names) & set(every)):
+        mine = every[name]
+        if "pool_" not in name:
             others = {k: v for k, v in mine.items() if k not in ("consistency_weight", "keep_epochs")}
-            key = json.dumps(others, sort_keys=True)
-            point = (mine["backbone"], mine["consistency_weight"], row.mean, row.lo, row.hi)
-            groups.setdefault(key, []).append(point)
+            group = groups.setdefault((mine["backbone"], json.dumps(others, sort_keys=True)), {})
+            group.setdefault(mine["consistency_weight"], name)
     best = {}
-    for group in groups.values():
-        name = group[0][0]
-        if _weights(group) > max(1, _weights(best.get(name, []))):
-            best[name] = group
-    points = [point for group in best.values() for point in group]
-    return pd.DataFrame(points, columns=["group", "x", "mean", "lo", "hi"]).drop_duplicates(["group", "x"])
-
-
-def _weights(points):
-    return len({x for _, x, *_ in points})
+    for (backbone, _), group in groups.items():
+        best[backbone] = max(best.get(backbone, {}), group, key=len)
+    return [{name: weight for weight, name in group.items()} for group in best.values()]
 
 
 def epoch_sweep(epochs, variants, where):
-    """Fig. 5, second half: AUROC after each epoch of runs that kept their scores, at the default consistency weight.
+    """Fig. 5, second half: AUROC after each epoch within one run that kept its scores, at the default weight.
 
-    epochs: as `ablation_report.read_epochs` gives it; seeds are averaged. Returns: table with
-    columns group, x, mean, lo, hi (no interval: NaN).
+    epochs: as `ablation_report.read_epochs` gives it; the runs are those of `swept`, so that no two kinds of run are
+    averaged; seeds are. Returns: table with columns group, variant, x, mean, lo, hi (no interval: NaN).
     """
     every = settings_by_variant(variants, where.dataset, where.preset, "noisy_label")
-    weight = every.get(DEFAULT, {}).get("consistency_weight")
+    usual = every.get(DEFAULT, {}).get("consistency_weight")
     rows = rows_of(epochs, where, method="noisy_label", alignment="aligned", open_classes=where.open_classes)
-    mine = {v: s["backbone"] for v, s in every.items() if s["consistency_weight"] == weight}
+    mine = [v for group in swept(rows["variant"], every) for v, weight in group.items() if weight == usual]
     rows = rows[rows["variant"].isin(mine)]
-    rows = rows.assign(group=rows["variant"].map(mine)).groupby(["group", "epoch"])["auroc"].mean().reset_index()
+    rows = rows.assign(group=[every[v]["backbone"] for v in rows["variant"]])
+    rows = rows.groupby(["group", "variant", "epoch"], as_index=False)["auroc"].mean()
     return rows.rename(columns={"epoch": "x", "auroc": "mean"}).assign(lo=np.nan, hi=np.nan)
 
 
 def comparison(runs, variants, where):
     """Fig. 6: MSP, the method with all open images under one pseudo label, and the method; measured and published.
 
-    Returns: table with columns name, method, mean, lo, hi, published. The published values are RAF-DB's.
+    Returns: table with columns name, label (of all open images, "" for none), method, variant ("" if unknown), mean,
+    lo, hi (NaN where nothing ran), published. The published values are RAF-DB's; NaN for synthetic faces.
     """
     changed = changes(variants, where.dataset, where.preset, "noisy_label")
     one_label = [v for v, mine in changed.items() if set(mine) == {"oracle_open_label"}]
     published = report.targets().query("open_classes == 'surprise' and dataset == 'rafdb' and metric == 'auroc'")
     published = published.drop_duplicates("method").set_index("method")["value"]
-    wanted = [("baseline (msp)", "msp", DEFAULT, "msp"), ("method, as it is", "noisy_label", DEFAULT, "noisy_label")]
-    labels = [(changed[v]["oracle_open_label"], v) for v in one_label] or [("happiness", None)]
-    wanted[1:1] = [
-        (f"all open images labelled {name}", "noisy_label", v, f"noisy_label_all_{name}") for name, v in labels
-    ]
+    labels = [(changed[v]["oracle_open_label"], v) for v in one_label] or [("happiness", "")]
+    wanted = [("baseline (msp)", "", "msp", DEFAULT, "msp"),
+              *((f"all open images labelled {label}", label, "noisy_label", v, f"noisy_label_all_{label}")
+                for label, v in labels),
+              ("method, as it is", "", "noisy_label", DEFAULT, "noisy_label")]  # fmt: skip
     rows = report.summarise(rows_of(runs, where, open_classes=where.open_classes, alignment="aligned"))
     out = []
-    for name, method, variant, target in wanted:
+    for *names, method, variant, target in wanted:
         found = rows[(rows["method"] == method) & (rows["variant"] == variant)][["mean", "lo", "hi"]]
         values = found.iloc[0].tolist() if len(found) else [np.nan] * 3
-        out.append((name, method, *values, published.get(target, np.nan)))
-    return pd.DataFrame(out, columns=["name", "method", "mean", "lo", "hi", "published"])
+        mark = np.nan if where.dataset == "synthetic" else published.get(target, np.nan)
+        out.append((*names, method, variant, *values, mark))
+    return pd.DataFrame(out, columns=["name", "label", "method", "variant", "mean", "lo", "hi", "published"])
 
 
 def by_open_share(runs, where):
     """AUROC against the share of open images: methods that ran on pools of several shares of this open-class set.
 
-    Returns: table with columns method, variant, share, mean, lo, hi; seeds averaged.
+    Returns: table with columns method, variant, share, n_open, mean, lo, hi; seeds averaged.
     """
     pools = {variant_name(DEFAULT, name) for name in pool_names() if pool_settings(name) == _only_share(name)}
     rows = rows_of(runs, where, open_classes=where.open_classes, alignment="aligned", variant=(DEFAULT, *pools))
     rows = rows.assign(share=rows["n_open"] / (rows["n_open"] + rows["n_known"]))
     rows = rows[rows["method"].isin(rows["method"][rows["variant"] != DEFAULT])]
-    columns = {"mean": ("auroc", "mean"), "lo": ("auroc_lo", "mean"), "hi": ("auroc_hi", "mean")}
-    return rows.groupby(["method", "variant"]).agg(share=("share", "mean"), **columns).reset_index()
+    columns = {"share": ("share", "mean"), "n_open": ("n_open", "min")}
+    columns |= {"mean": ("auroc", "mean"), "lo": ("auroc_lo", "mean"), "hi": ("auroc_hi", "mean")}
+    return rows.groupby(["method", "variant"]).agg(**columns).reset_index()
 
 
 def _only_share(name):
@@ -183,14 +205,22 @@ def _only_share(name):
 def against_oracle(runs, where):
     """AUROC of each method (rows) and open class (columns), and the share of the oracle's lead over chance it reaches.
 
-    reached = (AUROC - 0.5) / (oracle's AUROC - 0.5), NaN where the oracle did not run on that class. Aligned, default.
-    Returns: (auroc, reached), tables of the same shape, best mean first, the oracle last; empty without runs.
+    reached = (AUROC - 0.5) / (oracle's AUROC - 0.5), NaN where one of the two did not run. Aligned, default. Rows go by
+    the mean over `shared_classes`, best first: a mean over other classes for each method would order nothing; those
+    that did not run there come after the others, the oracle last. Returns: (auroc, reached), of the same shape; empty
+    without runs.
     """
     rows = rows_of(runs, where, alignment="aligned", variant=DEFAULT)
     if rows.empty:
         return pd.DataFrame(), pd.DataFrame()
     table = report.summary_table(rows, where.dataset, where.preset, text=False).droplevel(["alignment", "variant"])
-    order = table.mean(axis=1).sort_values(ascending=False).index
+    order = table[shared_classes(table)].mean(axis=1).sort_values(ascending=False, kind="stable").index
     table = table.loc[[m for m in order if m != ORACLE] + [m for m in order if m == ORACLE]]
     lead = table.loc[ORACLE] - 0.5 if ORACLE in table.index else pd.Series(np.nan, table.columns)
     return table, (table - 0.5) / lead
+
+
+def shared_classes(table):
+    """Open classes (columns) on which the most methods (rows) have a value: all of them, as a rule."""
+    ran = table.notna().sum()
+    return list(ran.index[ran == ran.max()])

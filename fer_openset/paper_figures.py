@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from fer_openset.style import (
     BLACK,
@@ -95,9 +95,9 @@ _BOXES = {
     "pool": (0.9, 1.0, 1.5, "pool: known and\nopen, unlabelled"),
     "close": (2.9, 3.1, 1.5, "$f_{close}$: closed-set\nmodel, K classes"),
     "pseudo": (2.9, 1.75, 1.5, "pseudo labels ŷ of\nthe pool (argmax)"),
-    "f1": (5.15, 2.35, 1.9, "network $f_1$: cross-entropy\n+ λ · map consistency"),
+    "f1": (5.15, 2.3, 1.9, "network $f_1$: cross-entropy\n+ λ · map consistency"),
     "f2": (5.15, 0.75, 1.9, "network $f_2$: cross-entropy\n+ λ · map consistency"),
-    "score": (7.5, 1.55, 1.5, "open score: cross-\nentropy left on ŷ"),
+    "score": (7.58, 1.55, 1.5, "open score: cross-\nentropy left on ŷ"),
 }
 _ARROWS = ("train close", "close pseudo", "pool pseudo", "pseudo f1", "pseudo f2", "f1 score", "f2 score")
 
@@ -119,38 +119,57 @@ def pipeline_diagram():
         ends = _BOXES[start][:2], _BOXES[end][:2]
         ax.add_patch(FancyArrowPatch(*ends, patchA=boxes[start], patchB=boxes[end], arrowstyle="-|>",
                                      mutation_scale=8, linewidth=0.9, shrinkA=1, shrinkB=1, color=BLACK))  # fmt: skip
-    swap = FancyArrowPatch((5.15, 2.35), (5.15, 0.75), patchA=boxes["f1"], patchB=boxes["f2"], arrowstyle="<|-|>",
+    swap = FancyArrowPatch((5.15, 2.3), (5.15, 0.75), patchA=boxes["f1"], patchB=boxes["f2"], arrowstyle="<|-|>",
                            mutation_scale=8, linewidth=0.9, shrinkA=1, shrinkB=1, linestyle="--",
                            color=GREY)  # fmt: skip
     ax.add_patch(swap)
-    ax.text(5.22, 1.55, "each picks the clean\nimages of the other", va="center")
-    ax.text(6.0, 3.2, "learning rate returns to its start each cycle;\neach image beside its mirror image", ha="center")
+    ax.text(5.22, 1.52, "each picks the clean\nimages of the other", va="center")
+    frame = FancyBboxPatch((4.1, 0.42), 2.54, 3.1, boxstyle="round,pad=0.03", facecolor="none", edgecolor=GREY,
+                           linewidth=0.8, linestyle=":")  # fmt: skip
+    ax.add_patch(frame)  # what stands at its top holds for both networks
+    ax.text(5.37, 3.1, "both: learning rate returns to\nits start each cycle; each image\nbeside its mirror image",
+            ha="center", va="center")  # fmt: skip
     return figure
 
 
 @styled
 def confidence_histograms(items):
-    """Fig. 4: densities of the open score, known (filled blue) beside open (red line), a panel a method.
+    """Fig. 4: the open score, known (filled blue) beside open (red line), a panel a method.
 
-    Shapes: items [(title, scores (M,), is_open (M,) bool)]; 99 % of the scores are in view.
+    Shapes: items [(title, scores (M,), is_open (M,) bool, whether its axis is logarithmic)].
     """
     columns = min(4, len(items))
     rows = math.ceil(len(items) / columns)
     figure, axes = new_axes(PAGE, 0.55 + 1.25 * rows, rows, columns)
-    for ax, (title, scores, is_open) in zip(axes.flat, items, strict=False):
-        low, high = np.quantile(scores, [0.005, 0.995])
-        edges = np.linspace(low, high if high > low else low + 1, 41)
-        ax.hist(scores[~is_open], edges, density=True, color=KNOWN, alpha=0.4, label="known")
-        ax.hist(scores[is_open], edges, density=True, histtype="step", color=OPEN, linewidth=1.2, label="open")
+    for ax, (title, scores, is_open, log) in zip(axes.flat, items, strict=False):
+        _two_histograms(ax, scores, is_open, log)
         ax.set_title(title)
-        ax.set_yticks([])
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=3))
     for ax in axes.flat[len(items) :]:
         ax.axis("off")
     figure.supxlabel("open score (each method's own unit; larger = more open)")
-    figure.supylabel("density")
+    figure.supylabel("share in a bin")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
+
+
+def _two_histograms(ax, scores, is_open, log):
+    """40 bins over 99 % of the scores, equal in width on the axis drawn; each side's shares sum to 1."""
+    low, high = np.quantile(scores, [0.005, 0.995])
+    edges = (np.geomspace if log else np.linspace)(low, high if high > low else low + 1, 41)
+    known, open_ = scores[~is_open], scores[is_open]
+    drawn = {"bins": edges, "weights": np.full(len(known), 1 / max(1, len(known)))}
+    ax.hist(known, color=KNOWN, alpha=0.4, label="known", **drawn)
+    drawn["weights"] = np.full(len(open_), 1 / max(1, len(open_)))
+    ax.hist(open_, histtype="step", color=OPEN, linewidth=1.2, label="open", **drawn)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=2))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(numticks=4))
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:  # two numbers of many digits fill a panel
+        long = high - low < 0.01 * max(1, abs(low), abs(high))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=2 if long else 3))
 
 
 @styled
@@ -164,32 +183,67 @@ def sweep_panels(panels):
         ax.set(xlabel=label, ylabel="AUROC")
         for (name, part), line, marker in zip(table.groupby("group"), ("-", "--", ":"), "os^", strict=False):
             part = part.sort_values("x")
+            drawn = {"color": look("noisy_label").colour, "linestyle": line, "marker": marker, "markersize": 3}
+            if part["lo"].isna().all():  # an error bar without length would still stand in the legend
+                ax.plot(part["x"], part["mean"], label=name, **drawn)
+                continue
             whiskers = np.clip([part["mean"] - part["lo"], part["hi"] - part["mean"]], 0, None)
-            tint = look("noisy_label").colour
-            ax.errorbar(part["x"], part["mean"], whiskers, color=tint, linestyle=line, marker=marker, markersize=3,
-                        elinewidth=0.8, capsize=2, label=name)  # fmt: skip
+            ax.errorbar(part["x"], part["mean"], whiskers, elinewidth=0.8, capsize=2, label=name, **drawn)
         if published is not None:
-            ax.axhline(published, color=BLACK, linewidth=0.8, linestyle=":", label="published, default")
+            ax.axhline(published, color=BLACK, linewidth=0.8, linestyle="-.", label="published, default")
+        low, high = ax.get_ylim()
+        if low <= 0.5 <= high:
+            ax.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":", label="chance")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         ax.legend()
     return figure
 
 
 @styled
-def comparison_group(table):
+def comparison_group(table, labels, one_label, histograms):
     """Fig. 6: what is left of the method when all open images get one pseudo label; black marks: published.
 
-    Shapes: table with columns name, method, mean, lo, hi, published (NaN where there is none).
+    Shapes: table with columns name, method, mean, lo, hi (NaN: not run), published (NaN: none); labels, the table of
+    `paper_data.label_shares`, or None; one_label, the label of the comparison group; histograms [(title, scores (M,),
+    is_open (M,) bool, whether its axis is logarithmic)], two or none.
     """
-    figure, [[ax]] = new_axes(COLUMN, 0.75 + 0.36 * len(table))
+    height = 1.1 + 0.4 * max(len(table), 4)
+    figure, axes = new_axes(PAGE, height + 1.7 * bool(histograms), 1 + bool(histograms), 2)
+    _auroc_bars(axes[0, 0], table)
+    if labels is None:
+        axes[0, 1].axis("off")
+    else:
+        _label_bars(axes[0, 1], labels, one_label)
+    for ax, (title, *drawn) in zip(axes[1:].flat, histograms, strict=False):
+        _two_histograms(ax, *drawn)
+        ax.set(title=title, xlabel="open score (larger = more open)", ylabel="share of its images")
+        ax.legend()
+    return figure
+
+
+def _auroc_bars(ax, table):
     place = np.arange(len(table))
     ax.barh(place, table["mean"], 0.6, color=[look(m).colour for m in table["method"]])
     whiskers = np.clip([table["mean"] - table["lo"], table["hi"] - table["mean"]], 0, None)
     ax.errorbar(table["mean"], place, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
-    ax.vlines(table["published"], place - 0.38, place + 0.38, color=BLACK, linewidth=1.8)
+    for y in place[table["mean"].isna()]:
+        ax.text(0.02, y, "no run yet", va="center")
+    if table["published"].notna().any():
+        ax.vlines(table["published"], place - 0.38, place + 0.38, color=BLACK, linewidth=1.8)
+        mark = Line2D([], [], color=BLACK, linewidth=1.8)
+        ax.legend([mark], ["published (RAF-DB)"], loc="lower right", bbox_to_anchor=(1.0, 1.0))
     ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
     ax.set_yticks(place, [_words(name, 20) for name in table["name"]])
     ax.invert_yaxis()
     ax.set(xlabel="AUROC (0.5: chance)", xlim=(0, 1))
-    figure.legend([Line2D([], [], color=BLACK, linewidth=1.8)], ["published"], loc="outside upper right")
-    return figure
+
+
+def _label_bars(ax, labels, one_label):
+    place = np.arange(len(labels))
+    ax.barh(place - 0.2, labels["share"], 0.38, color=look("noisy_label").colour, label="as it is")
+    alone = (labels["label"] == one_label).to_numpy(float)
+    ax.barh(place + 0.2, alone, 0.38, color=GREY, hatch="////", edgecolor="white", label="comparison group")
+    ax.set_yticks(place, labels["label"])
+    ax.invert_yaxis()
+    ax.set(xlabel="share of open images", ylabel="pseudo label", xlim=(0, 1.03))
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)

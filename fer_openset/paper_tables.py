@@ -1,4 +1,4 @@
-"""Tables 1 to 5 in the paper's shape: published beside measured, with rank, interval and verdict, as CSV and LaTeX.
+"""Tables 1 to 5 as tidy rows: published beside measured, with rank, interval and verdict. `paper_shape` shows them.
 
 Real faces only: rows of the synthetic faces and of the smoke and demo presets are never among them.
 """
@@ -6,10 +6,8 @@ Real faces only: rows of the synthetic faces and of the smoke and demo presets a
 import pandas as pd
 
 from fer_openset import report
-from fer_openset.atomic import write_csv, write_text
 from fer_openset.labels import check_name
-from fer_openset.methods import METHODS
-from fer_openset.settings import results_dir
+from fer_openset.methods import METHODS, ORACLE
 from fer_openset.variants import DEFAULT, changes, initial_weights, read_variants
 
 TITLES = {
@@ -17,16 +15,17 @@ TITLES = {
     "4": "online detection", "5": "ablation of the three parts",
 }  # fmt: skip
 STAND_INS = {"3": ("contempt", "ambiguous")}  # measured on other datasets than the paper's
-METHODS_OF = {"4": ("noisy_label", "noisy_label_online"), "5": None}
+ONLINE = ("noisy_label", "noisy_label_online", "pool_novelty", "pool_novelty_online", ORACLE)  # Table 4 has only these
 PARTS = {
     "attention": ("attention", True),
     "cycle_lr": ("schedule", "cycle"),
     "cycle_training": ("cycle_training", True),
 }
+FULL = "+".join(PARTS)  # the method as the paper proposes it
 KEYS = ["dataset", "open_classes", "method", "metric"]
 COLUMNS = (
-    *("table", "dataset", "preset", "open_classes", "method", "metric", "alignment", "published", "mean", "lo", "hi"),
-    *("n", "rank_published", "rank_measured", "verdict"),
+    *("table", "dataset", "preset", "open_classes", "method", "metric", "alignment", "published", "mean", "sd"),
+    *("lo", "hi", "n", "rank_published", "rank_measured", "verdict"),
 )
 
 
@@ -39,8 +38,7 @@ def paper_table(number, runs, variants=None):
     """
     check_name(number, tuple(TITLES), "table of the paper")
     variants = read_variants() if variants is None else variants
-    published = report.targets()
-    published = published[published["table"] == number].rename(columns={"value": "published"})
+    published = _published(number)
     runs = _rows(number, report.real_runs(runs), variants, published)
     parts = [report.summarise(runs, metric).assign(metric=metric) for metric in published["metric"].unique()]
     measured = _with_means(pd.concat(parts), published)
@@ -49,9 +47,20 @@ def paper_table(number, runs, variants=None):
     table["verdict"] = [_verdict(row, weights) for row in table.itertuples()]
     table["rank_published"] = _ranks(table, "published")
     table["rank_measured"] = _ranks(table, "mean")
-    table = table.assign(table=number)[list(COLUMNS)]
+    table = table.assign(table=number, n=table["n"].astype("Int64"))[list(COLUMNS)]
     order = [_order(row, published) for row in table.itertuples()]
     return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def _published(number):
+    """The paper's values of one table. Table 5 gets a row for the whole method, which is in Table 1."""
+    every = report.targets().rename(columns={"value": "published"})
+    table = every[every["table"] == number]
+    if number != "5":
+        return table
+    same = table[["dataset", "open_classes", "metric"]].drop_duplicates()
+    whole = every[(every["table"] == "1") & (every["method"] == "noisy_label")].merge(same)
+    return pd.concat([table, whole.assign(method=FULL)], ignore_index=True)
 
 
 def _rows(number, runs, variants, published):
@@ -61,7 +70,7 @@ def _rows(number, runs, variants, published):
     if number == "5":
         return _by_parts(runs, variants)
     runs = runs[runs["variant"] == DEFAULT]
-    return runs[runs["method"].isin(METHODS_OF[number])] if number in METHODS_OF else runs
+    return runs[runs["method"].isin(ONLINE)] if number == "4" else runs
 
 
 def _by_parts(runs, variants):
@@ -110,80 +119,18 @@ def _ranks(table, column):
 
 
 def _order(row, published):
-    classes = _class_order(published)
+    classes = class_order(published)
     where = row.metric, row.dataset, str(row.preset), str(row.alignment)
-    return *where, _method_order(row.method), classes.index(row.open_classes)
+    return *where, method_order(row.method), classes.index(row.open_classes)
 
 
-def _class_order(published):
+def class_order(published):
     """Open classes in the paper's order, stand-ins behind them, the mean last."""
     names = dict.fromkeys([*published["open_classes"], *STAND_INS["3"]])
     return sorted(names, key=lambda name: name == "mean")
 
 
-def _method_order(method):
+def method_order(method):
     """The paper's methods in its order, then ours as in the table of methods, then combinations of parts."""
     methods = [*report.PAPER_METHODS, *METHODS]
     return methods.index(method) if method in methods else len(methods) + method.count("+")
-
-
-def _row_order(key):
-    method, source = key
-    return source != "published", source, _method_order(method)
-
-
-def wide_tables(table):
-    """The paper's shape: {(dataset, metric): method and source (rows) by open class (columns)}, cells as text.
-
-    The source is `published`, or preset and alignment of the runs. Cells read `0.649 [0.635, 0.661]`.
-    """
-    out, classes = {}, _class_order(report.targets())
-    for (dataset, metric), part in table.groupby(["dataset", "metric"]):
-        printed = part.dropna(subset="published").drop_duplicates(["method", "open_classes"])
-        cells = [(r.method, "published", r.open_classes, f"{r.published:.3f}") for r in printed.itertuples()]
-        cells += [(r.method, f"{r.preset}, {r.alignment}", r.open_classes, report.cell(r))
-                  for r in part.dropna(subset="mean").itertuples()]  # fmt: skip
-        frame = pd.DataFrame(cells, columns=["method", "source", "open_classes", "cell"])
-        columns = sorted(set(part["open_classes"]), key=classes.index)
-        rows = sorted(set(zip(frame["method"], frame["source"], strict=True)), key=_row_order)
-        shown = frame.pivot(index=["method", "source"], columns="open_classes", values="cell")[columns]
-        out[dataset, metric] = shown.loc[rows].fillna("")
-    return out
-
-
-def best_of(metric):
-    """Which end of a metric is the good one: "max" or "min"."""
-    return "min" if metric in report.LOWER_IS_BETTER else "max"
-
-
-def as_latex(wide, metric):
-    """One `tabular` of plain LaTeX, best of each source in bold, intervals in small type."""
-    best = report.best_cells(wide, best_of(metric))
-    lines = [r"\begin{tabular}{ll" + "r" * wide.shape[1] + "}", r"\hline"]
-    lines.append(" & ".join(_tex(name) for name in ("method", "source", *wide.columns)) + r" \\ \hline")
-    for key, row in wide.iterrows():
-        cells = [_tex_cell(text, best.loc[key, name]) for name, text in row.items()]
-        lines.append(" & ".join([*map(_tex, key), *cells]) + r" \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
-
-
-def _tex(text):
-    return str(text).replace("_", r"\_").replace("+", r"\,+\,")
-
-
-def _tex_cell(text, best):
-    number, _, interval = text.partition(" ")
-    number = rf"\textbf{{{number}}}" if best else number
-    return number + (r" {\scriptsize " + interval.replace("±", r"$\pm$") + "}" if interval else "")
-
-
-def export(number, runs):
-    """Write results/tables/tableN.csv and tableN.tex. Returns: (tidy table, wide tables)."""
-    table = paper_table(number, runs)
-    wide = wide_tables(table)
-    folder = results_dir() / "tables"
-    write_csv(folder / f"table{number}.csv", table.round(6))
-    parts = [f"% Table {number}: {TITLES[number]}; {dataset}, {metric}\n{as_latex(frame, metric)}"
-             for (dataset, metric), frame in wide.items()]  # fmt: skip
-    write_text(folder / f"table{number}.tex", "\n".join(parts))
-    return table, wide

@@ -124,15 +124,16 @@ def summary_table(runs, dataset, preset, metric="auroc", text=True):
     return table.fillna("") if text else table
 
 
-def as_html(frame, best=None):
+def as_html(frame, best=None, missing=""):
     """An HTML table of any frame; `best` "max" or "min" sets the best of each column of numbers in bold.
 
-    A cell counts by the number it begins with. Each alignment has its own best; the oracle is never the best.
+    A cell counts by the number it begins with. Each alignment has its own best, where two or more compete; who does not
+    compete, `is_ranked` says. missing: what an empty cell shows.
     """
     check_name(best, (None, "max", "min"), "choice of best")
     if frame.empty:
         return f"<p>{NO_RUNS}</p>"
-    cells = frame.map(lambda cell: html.escape(_plain(cell)))
+    cells = frame.map(lambda cell: html.escape(_plain(cell) or missing))
     if best:
         cells = cells.mask(best_cells(frame, best), "<b>" + cells + "</b>")
     keys = [name for name in frame.index.names if name]
@@ -180,12 +181,16 @@ def _plain(cell):
 
 def best_cells(frame, best):
     numbers = frame.map(lambda cell: pd.to_numeric(str(cell).split(" ")[0], errors="coerce")).astype("float64")
-    if "method" in frame.index.names:  # an upper bound is no competitor
-        numbers[frame.index.get_level_values("method") == ORACLE] = float("nan")
-    groups = [name for name in ("alignment", "source") if name in frame.index.names]
-    if groups:
-        return numbers == numbers.groupby(level=groups).transform(best)
-    return numbers == numbers.agg(best)
+    if "method" in frame.index.names:
+        numbers[[not is_ranked(name) for name in frame.index.get_level_values("method")]] = float("nan")
+    by = frame.index.get_level_values("alignment") if "alignment" in frame.index.names else [""] * len(frame)
+    groups = numbers.groupby(list(by))
+    return (numbers == groups.transform(best)) & (groups.transform("count") > 1)
+
+
+def is_ranked(method):
+    """Whether a method competes: not the oracle, an upper bound, and not the online form of another method."""
+    return method != ORACLE and not method.endswith("_online")
 
 
 def _expression_order(open_classes):

@@ -9,10 +9,12 @@ the same are left alone, so a second call is quick.
 import argparse
 import html
 import os
+import re
 import shutil
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -22,7 +24,7 @@ from fer_openset.errors import UserError
 from fer_openset.plates import read_index
 from fer_openset.settings import ROOT, results_dir
 from workflow.grid import NOTEBOOKS
-from workflow.html import GENERATOR, link_list, notebook_body, page
+from workflow.html import GENERATOR, link_list, link_to, notebook_body, page, plain_maths
 from workflow.site_index import BY, executed_notebooks, group, question_of, run_tables, source_of
 
 
@@ -31,8 +33,10 @@ class Site:
 
     def __init__(self, out):
         self.out, self.written, self.made = Path(out), set(), 0
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"{self.out}: this is a file; name a folder for the site.")
         first = self.out / "index.html"
-        ours = first.is_file() and GENERATOR in first.read_text(encoding="utf-8")[:2000]
+        ours = first.is_file() and GENERATOR.encode() in first.read_bytes()[:2000]
         if self.out.exists() and any(self.out.iterdir()) and not ours:
             raise UserError(f"{self.out}: this folder holds other files than a site; name another one.")
 
@@ -47,7 +51,7 @@ class Site:
                   ("tables", "tables/index.html")) if name != target]  # fmt: skip
         text = page(title, f"<h1>{html.escape(title)}</h1>\n{body}" if title else body, trail)
         path = self.out / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
         self.written.add(path)
 
@@ -125,9 +129,10 @@ def table_pages(site):
     for path in sorted((results_dir() / "tables").glob("*.csv")):
         frame = pd.read_csv(path, dtype="str", keep_default_na=False)
         split = [name for name in ("dataset", "preset") if name in frame]
-        parts = [("", frame)] if not split else [(", ".join(key), part) for key, part in frame.groupby(split)]
-        body = f'<p><a href="{path.name}">{path.name}</a></p>\n' + "\n".join(
-            f'<h2>{html.escape(name)}</h2><div class="scroll">{report.as_html(part)}</div>' for name, part in parts
+        parts = [("", frame)] if not split else [(", ".join(filter(None, k)), p) for k, p in frame.groupby(split)]
+        body = f"<p>{link_to(path.name, path.name)}</p>\n" + "\n".join(
+            f'<h2>{html.escape(name)}</h2><div class="scroll">{report.as_html(part, missing="–")}</div>'
+            for name, part in parts
         )
         site.copy(path, f"tables/{path.name}")
         site.write(f"tables/{path.stem}.html", path.stem, body)
@@ -138,22 +143,53 @@ def table_pages(site):
 
 
 def figure_page(site):
-    """One page with every figure of results/figures, its caption and its PDF."""
-    captions = read_index().set_index("figure")["caption"].to_dict()
+    """One page with every figure of results/figures, its caption, its PDF, and links to the runs behind it."""
+    rows = {row["figure"]: row for row in read_index().to_dict("records")}
     parts, names = [], []
     found = sorted((results_dir() / "figures").glob("*.png"), key=lambda path: (path.stem[:3] != "fig", path.name))
     for path in found:
         site.copy(path, f"figures/{path.name}")
-        caption = html.escape(captions.get(path.stem, path.stem.replace("_", " ")))
+        row = rows.get(path.stem, {})
+        caption = plain_maths(html.escape(row.get("caption", path.stem.replace("_", " "))))
         if path.with_suffix(".pdf").is_file():
             site.copy(path.with_suffix(".pdf"), f"figures/{path.stem}.pdf")
-            caption += f' <a href="{path.stem}.pdf">PDF</a>'
+            caption += f" {link_to('PDF', path.stem + '.pdf')}"
         name = html.escape(path.stem)
-        image = f'<img src="{name}.png" alt="{name}">'
-        parts.append(f'<figure id="{name}"><h2>{name}</h2>{image}<figcaption>{caption}</figcaption></figure>')
+        image = f'<img src="{quote(path.name)}" alt="{name}">'
+        runs = runs_of_figure(site, row)
+        parts.append(f'<figure id="{name}"><h2>{name}</h2>{image}<figcaption>{caption}{runs}</figcaption></figure>')
         names.append(path.stem)
     site.write("figures/index.html", "Figures", "\n".join(parts) or f"<p>{report.NO_RUNS}</p>")
     return names
+
+
+def runs_of_figure(site, row):
+    """Links to the pages of the datasets and open classes behind a figure, and to the table of runs; "" if it has none.
+
+    row: of results/figures/index.csv. Columns may be missing, values empty or joined by a blank, `+` or `;`. Folders of
+    runs, DATASET/PRESET/OPEN/seedN, say it best where the row names any.
+    """
+    folders = [run.split("/") for run in str(row.get("runs", "")).split() if run.count("/") == 3]
+
+    def values(place, *columns):
+        text = " ".join(run[place] for run in folders) or next((row[name] for name in columns if row.get(name)), "")
+        return dict.fromkeys(filter(None, re.split(r"[\s+;]+", text)))
+
+    def linked(kind, names, folder):
+        pages = {name: f"{folder}/{name}.html" for name in names}
+        words = [link_to(name, site.to(page, "figures/index.html")) if site.out / page in site.written else
+                 html.escape(name) for name, page in pages.items()]  # fmt: skip
+        return [f"{kind} {', '.join(words)}"] if words else []
+
+    datasets, presets = values(0, "dataset"), values(1, "preset")
+    if not datasets:
+        return ""
+    said = linked("dataset", datasets, "dataset")
+    said += [f"preset {html.escape(', '.join(presets))}"] if presets else []
+    said += linked("open", values(2, "open_classes"), "open_class")
+    if site.out / "tables/runs.html" in site.written:
+        said.append(link_to("table of runs", "../tables/runs.html"))
+    return f"<br>Runs: {'; '.join(said)}."
 
 
 def first_page(site, numbered, groups, tables, figures):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fer_openset.labels import EXPRESSIONS
 from fer_openset.settings import results_dir
+from workflow.html import link_to
 
 BY = {"dataset": "dataset", "open_class": "open class", "method": "method"}  # the three indexes: folder -> words
 
@@ -101,7 +102,7 @@ def group_by(items, key):
 def notebook_rows(site, one, runs, here, kind, name):
     """A row for each method of an executed notebook, its first cells a link."""
     p, (alignment, variant) = one.parameters, one.how
-    link = f'<a href="{html.escape(site.to(one.page, here))}">{html.escape(one.step)}</a>'
+    to_page = link_to(one.step, site.to(one.page, here))
     methods = [m for m in one.methods if kind != "method" or m == name] or [""]
     for method in methods:
         keys = {"dataset": p["dataset"], "preset": p["preset"], "open_classes": p["open_classes"], "method": method,
@@ -109,7 +110,7 @@ def notebook_rows(site, one, runs, here, kind, name):
         found = runs[(runs[list(keys)] == pd.Series(keys)).all(axis=1)] if method else runs[:0]
         auroc = f"{found['auroc'].iloc[0]:.3f}" if len(found) else ""
         words = map(html.escape, (method, alignment, variant))
-        yield [html.escape(p["open_classes"]), str(p.get("seed", 0)), link, *words, auroc]
+        yield [html.escape(p["open_classes"]), str(p.get("seed", 0)), to_page, *words, auroc]
 
 
 def table_of(head, rows):

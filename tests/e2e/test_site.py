@@ -55,7 +55,8 @@ def place(tmp_path_factory):
     """Two datasets with runs, two numbered notebooks, a figure and tables."""
     folder = tmp_path_factory.mktemp("place")
     results, books = folder / "results", folder / "clone" / "notebooks"
-    links = "[next](03_open_set_detection.ipynb) [gone](../docs/x.md) [runs](../results/tables/runs.csv) $f_{close}$"
+    links = "[next](03_open_set_detection.ipynb) [gone](../docs/x.md) [runs](../results/tables/runs.csv)"
+    links += r" $f_{close}$ $\hat y$"
     notebook(books / "00_start_here.ipynb", ["# Start\n\n**Is this new?**\n", links])
     notebook(books / "03_open_set_detection.ipynb", ["# Detection", "[back](00_start_here.ipynb)"])
     for dataset, preset in (("ferplus", "cpu"), ("synthetic", "demo"), ("synthetic", "smoke")):
@@ -138,7 +139,7 @@ def test_links_between_notebooks_lead_to_their_pages(made):
     assert 'href="../../../../../../notebooks/03_open_set_detection.html"' in text
     assert 'href="../../../../../../tables/runs.html"' in text
     assert "../docs/x.md" not in text and ">gone<" in text  # nothing to lead to: the words stay
-    assert "<i>f</i><sub>close</sub>" in text
+    assert "<i>f</i><sub>close</sub>" in text and r'<svg role="img" aria-label="\hat y"' in text
 
 
 def test_synthetic_and_real_numbers_share_no_table(made):
@@ -175,10 +176,100 @@ def test_without_any_run_the_site_says_so(workplace, tmp_path, monkeypatch):
     assert text.count(report.NO_RUNS) == 3
 
 
-def test_only_single_letters_become_formulas():
-    assert html.plain_maths("costs $5 and $6") == "costs $5 and $6"
+def test_a_place_that_is_no_folder_is_one_sentence(tmp_path, capsys):
+    for out in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "site"):
+        (tmp_path / "thesis.txt").write_text("mine")
+        assert site.main(["--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert str(out) in said and said.count("\n") == 1 and "Error" not in said
+    assert "this is a file; name a folder" not in said  # that is about the file itself
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_first_page_in_another_encoding_is_somebody_elses(tmp_path, capsys):
+    (tmp_path / "index.html").write_bytes("<h1>Überblick</h1>".encode("latin-1"))
+    assert site.main(["--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "holds other files than a site; name another one" in said and said.count("\n") == 1
+
+
+def test_a_damaged_page_is_written_again(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "NOTEBOOKS", tmp_path / "none")
+    site.build(tmp_path / "site")
+    text = (tmp_path / "site" / "tables" / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "site" / "tables" / "index.html").write_bytes(b"\xff\xfe")
+    site.build(tmp_path / "site")
+    assert (tmp_path / "site" / "tables" / "index.html").read_text(encoding="utf-8") == text
+
+
+def test_names_with_marks_of_addresses_are_quoted(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "NOTEBOOKS", tmp_path / "none")
+    odd = "50% #1?"
+    books = workplace.results / "runs" / "ferplus" / "cpu" / odd / "seed0" / "notebooks"
+    where = RUN | {"open_classes": odd}
+    notebook(books / "01_closed_set_training.ipynb", ["# Training", "[on](03_a%20b.m.aligned.default.ipynb)"], where)
+    notebook(books / "03_a b.m.aligned.default.ipynb", ["# Run"], where | {"method": "msp"})
+    row = row_of("ferplus", "cpu", "msp", 0.6) | {"open_classes": odd}
+    (workplace.results / "tables").mkdir()
+    pd.DataFrame([row]).to_csv(workplace.results / "tables" / "runs.csv", index=False)
+    plates.Plate("fig 9% #", picture(), "x", {"dataset": "ferplus", "open_classes": odd}).save()
+    site.build(tmp_path / "site")
+    pages = pages_of(tmp_path / "site")
+    assert f"open_class/{odd}.html" in pages and 'href="open_class/50%25%20%231%3F.html"' in (
+        tmp_path / "site" / "index.html"
+    ).read_text(encoding="utf-8")
+    assert {name for name in pages if name.startswith("runs/")} <= reached(pages, "index.html", 2)
+    for name, page in pages.items():
+        for address in (*page.links, *page.fetched):
+            if not address.startswith(("#", "data:")):
+                assert (tmp_path / "site" / name).parent.joinpath(unquote(address.split("#")[0])).exists(), address
+    ways = [link for page in pages.values() for link in page.links if "03_a%20b" in link]
+    assert len(ways) == 4  # from three indexes, and from the notebook before it
+
+
+def test_figures_lead_to_their_runs(made, place, tmp_path, monkeypatch):
+    results = shutil.copytree(place / "results", tmp_path / "results")
+    monkeypatch.setenv("FER_OPENSET_RESULTS", str(results))
+    columns = {"figure": "fig9_test", "caption": r"$\lambda$ & <more>"}
+    every = ["../dataset/ferplus.html", "../dataset/synthetic.html", "../open_class/surprise.html",
+             "../open_class/fear.html", "../tables/runs.html"]  # fmt: skip
+    cases = [
+        ({}, None),
+        ({"dataset": ""}, None),
+        ({"dataset": "ferplus; synthetic", "preset": "cpu+demo", "open_classes": "surprise+fear surprise"}, every),
+        ({"dataset": "ferplus", "runs": "ferplus/cpu/surprise/seed0 synthetic/demo/surprise+fear/seed0"}, every),
+        ({"dataset": "gone", "open_classes": "fear", "runs": ""}, every[-2:]),
+    ]
+    for more, links in cases:
+        pd.DataFrame([columns | more]).to_csv(results / "figures" / "index.csv", index=False)
+        site.build(tmp_path / "site")
+        text = (tmp_path / "site" / "figures" / "index.html").read_text(encoding="utf-8")
+        caption = text[text.index("<figcaption>") : text.index("</figcaption>")]
+        assert [link for link in Links(caption).links if not link.endswith(".pdf")] == (links or [])
+        assert ("Runs:" in caption) == bool(links) and 'aria-label="\\lambda"' in caption and "&lt;more&gt;" in caption
+    assert "dataset gone" in caption and "preset" not in caption
+
+
+def test_tables_of_the_site_have_no_blank_cells(made):
+    rows = re.findall(r"<tr>.*?</tr>", (made / "tables" / "runs.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert rows and not any("<td></td>" in row for row in rows)
+
+
+def test_letters_become_html_and_longer_formulas_are_drawn():
+    assert html.plain_maths("costs $5 and $6, $5-$6") == "costs $5 and $6, $5-$6"
     assert html.plain_maths("$K$, $f_{close}$, $x_1$") == "<i>K</i>, <i>f</i><sub>close</sub>, <i>x</i><sub>1</sub>"
-    assert html.plain_maths(r"$\lambda$") == r"$\lambda$"
+    for tex in (r"q(x)/p_k(x) = (1-a) + a\,p_o(x)/p_k(x)", r"-\log p_f(\hat y \mid x)", r"\hat y", "1-a", r"\lambda"):
+        drawn = html.plain_maths(f"so ${tex}$.")
+        assert drawn.startswith(f'so <svg role="img" aria-label="{tex}"') and drawn.endswith("</svg>.")
+        assert "$" not in drawn and drawn.count("<path") == 1 and 'd="M' in drawn
+    assert 'aria-label="a &lt; b"' in html.plain_maths("$a &lt; b$")
+    assert html.plain_maths("$$\\frac{1}{N}\n\\sum_i x_i$$").startswith('<span class="formula"><svg')
+
+
+def test_formulas_that_cannot_be_drawn_and_code_stay_as_they_are():
+    for text in (r"$\begin{cases}x\end{cases}$", r"$\frac{1$", "<pre>$x+y$</pre>", "<code>a $x+y$ b</code>",
+                 '<img alt="$x+y$">', "<div><pre><span>$a$</span></pre></div>", "a $ b $ c"):  # fmt: skip
+        assert html.plain_maths(text) == text
 
 
 # Opens every page in a frame of the given width, looks at pictures and width, then clicks from the first page to a run.

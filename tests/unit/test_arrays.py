@@ -86,7 +86,7 @@ def test_features_show_only_held_out_test_images(made):
 def test_maps_are_made_for_synthetic_faces_only(made):
     found, about = embeddings.map_arrays(FOLDER)
     assert found["net"].tolist() == ["f_close", "noisy_label"] and found["title"][0] == "surprise"
-    assert found["map"].shape == found["mirrored"].shape == (2, 6, 8, 8)
+    assert found["map"].shape == found["mirrored"].shape == (2, 7, 8, 8)
     assert found["inconsistency"].shape == (2, about["n"]) and (found["inconsistency"] >= 0).all()
     assert embeddings.map_arrays(RunFolder("ferplus", "cpu", "surprise", 0)) is None
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fer_openset import figures, metrics, report, style
+from fer_openset import figures, metrics, style
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC, COMPOUND, EXPRESSIONS
 
@@ -24,21 +24,6 @@ SHARES = pd.DataFrame(RNG.dirichlet(np.ones(6), 3), ["closed test", "open test",
 COUNTS = pd.DataFrame(RNG.integers(5, 5000, (3, 19)), ["train", "valid", "test"], EXPRESSIONS)
 TRUTH = np.arange(500) < 200
 SCORES = RNG.gamma(2.0, size=500) + 2 * TRUTH
-
-
-def summary(open_classes=BASIC, **more):
-    keys = [(o, a, m) for o in open_classes for a in ("aligned", "as_released") for m in ("msp", "noisy_label")]
-    table = pd.DataFrame(keys, columns=["open_classes", "alignment", "method"]).assign(variant="default", **more)
-    mean = RNG.uniform(0.4, 0.9, len(keys))
-    return table.assign(mean=mean, lo=mean - 0.05, hi=mean + 0.02)
-
-
-def heat_table(open_classes=BASIC):
-    table = summary(open_classes).pivot(index=["method", "alignment", "variant"], columns="open_classes", values="mean")
-    table.iloc[0, 0] = np.nan
-    return table
-
-
 FACES = RNG.integers(0, 256, (9, 3, 16, 16), dtype=np.uint8)
 CURVE = metrics.roc_curve(SCORES, TRUTH)
 DRAW = {
@@ -51,10 +36,6 @@ DRAW = {
     "pseudo labels": lambda: figures.pseudo_label_counts(SHARES),
     "scores": lambda: figures.score_histogram(SCORES, TRUTH, "noisy_label, as_released", 0.8123),
     "roc": lambda: figures.roc_curve({"msp, aligned": CURVE, "noisy_label, as_released": CURVE[::-1]}),
-    "heat": lambda: figures.method_heatmap(heat_table()),
-    "heat, one": lambda: figures.method_heatmap(heat_table(["surprise+fear+disgust"])),
-    "bars": lambda: figures.method_bars(summary(published=0.7)),
-    "bars, one": lambda: figures.method_bars(summary(["surprise+fear+disgust"])),
 }
 
 
@@ -134,45 +115,16 @@ def test_bars_are_as_long_as_the_numbers():
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], SHARES.to_numpy().ravel())
 
 
-def test_method_bars_show_interval_alignment_and_published():
-    table = summary(["fear"], published=[0.7, np.nan, 0.6, np.nan])
-    ax = figures.method_bars(table).axes[0]
-    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], table["mean"])
-    assert [bool(bar.get_hatch()) for bar in ax.patches] == [False, False, True, True]
-    ends = sorted(y for c in ax.collections for path in c.get_paths() if len(path) == 2 for y in path.vertices[:, 1])
-    for value in [*table["lo"], *table["hi"], 0.7, 0.6]:
-        assert np.isclose(ends, value).any()
-    assert figures.method_bars(summary(["fear"]).assign(lo=np.nan, hi=np.nan)).axes[0].patches
-
-
-def test_heatmap_writes_every_number_and_leaves_holes_blank():
-    table = heat_table()
-    words = [text.get_text() for text in figures.method_heatmap(table).axes[0].texts]
-    assert words == ["" if np.isnan(v) else f"{v:.3f}" for v in table.to_numpy().ravel()]
-
-
-def test_tables_of_the_report_fit():
-    row = dict.fromkeys(report.RUN_COLUMNS, 0.5) | {"dataset": "ferplus", "preset": "cpu", "open_classes": "fear"}
-    row |= {"alignment": "aligned", "variant": "default", "seed": 0}
-    runs = pd.DataFrame([row | {"method": name} for name in ("msp", "eow")])
-    assert len(figures.method_bars(report.compare_with_paper(runs)).axes[0].patches) == 2
-    heat = figures.method_heatmap(report.summary_table(runs, "ferplus", "cpu", text=False))
-    assert [t.get_text() for t in heat.axes[0].get_yticklabels()] == ["eow, aligned", "msp, aligned"]
-    for draw, empty in ((figures.method_bars, report.summarise(runs[:0])), (figures.method_heatmap, heat_table()[:0])):
-        with pytest.raises(UserError, match="no run to draw"):
-            draw(empty)
-
-
 def test_colours_are_fixed_and_distinct():
     assert style.METHOD_COLOURS["noisy_label"] == "#D55E00" and style.CLASS_COLOURS["surprise"] == "#E69F00"
     for palette in (style.METHOD_COLOURS, style.CLASS_COLOURS, style.SPLIT_COLOURS, style.PART_COLOURS):
         assert len({to_rgb(value) for value in palette.values()}) == len(palette)
     assert set(style.CLASS_COLOURS) == {*BASIC, "contempt"}
     assert style.colour("happily_surprised", style.CLASS_COLOURS) == "#E69F00"  # the same on every machine
-    names = figures.method_bars(summary(["fear"])).axes[0].get_legend_handles_labels()
-    shown = {label: to_hex(bars[0].get_facecolor()) for bars, label in zip(*names, strict=True) if label != "chance"}
-    assert shown["msp, aligned"] == style.METHOD_COLOURS["msp"].lower()
-    assert shown["noisy_label, as_released"] == style.METHOD_COLOURS["noisy_label"].lower()
+    lines = figures.roc_curve({"msp, aligned": CURVE, "noisy_label, as_released": CURVE}).axes[0].lines
+    shown = {line.get_label(): to_hex(line.get_color()).upper() for line in lines}
+    assert shown["msp, aligned"] == style.METHOD_COLOURS["msp"]
+    assert shown["noisy_label, as_released"] == style.METHOD_COLOURS["noisy_label"]
 
 
 def test_roc_names_the_positive_class():

@@ -182,9 +182,20 @@ def test_html_bolds_the_best_of_each_alignment_and_escapes():
 
 
 def test_the_oracle_is_shown_and_never_the_best():
-    runs = frame({"auroc": 0.7}, {"auroc": 0.9, "method": "oracle"})
+    runs = frame({"auroc": 0.7}, {"auroc": 0.6, "method": "energy"}, {"auroc": 0.9, "method": "oracle"})
     page = report.as_html(report.summary_table(runs, "ferplus", "paper"), best="max")
     assert "0.900 [" in page and "<b>0.700 [" in page and page.count("<b>") == 1
+
+
+def test_bold_needs_a_rival_and_an_online_form_is_none():
+    online = {"method": "pool_novelty_online", "auroc": 0.9}
+    alone = frame({"auroc": 0.7}, online, {"method": "oracle", "auroc": 0.95}, {"alignment": "as_released"})
+    assert "<b>" not in report.as_html(report.summary_table(alone, "ferplus", "paper"), best="max")
+    both = frame(
+        {"auroc": 0.7}, online, {"method": "energy", "auroc": 0.6, "open_classes": "fear"}, {"method": "energy"}
+    )
+    page = report.as_html(report.summary_table(both, "ferplus", "paper"), best="max", missing="–")
+    assert page.count("<b>") == 1 and "<b>0.700 [" in page and page.count("<td>–</td>") == 2
 
 
 def test_text_keeps_synthetic_and_real_apart():
