@@ -158,7 +158,10 @@ def stream(options):
 
 
 def child(part, options, kill=False):
-    """Run one part in a process of its own; with `kill` end it once half the images are written, and return None."""
+    """Run one part in a process of its own. Returns: its figures; with `kill`, which ends it once half the images are
+    written, how many it left.
+
+    Raises: UserError when the part fails, or is over before it can be killed."""
     command = [sys.executable, "-m", "benchmarks.scale", "--part", part, "--folder", str(options.folder),
                "--images", str(options.images), "--side", str(options.side)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -166,12 +169,15 @@ def child(part, options, kill=False):
         half = options.images * 3 * options.side**2 // 2
         while process.poll() is None and _begun(options.folder) < half:
             time.sleep(SAMPLE_SECONDS)
+        if process.poll() is not None:
+            raise UserError("the build was over before half of it could be seen; give more --images.")
         process.send_signal(signal.SIGKILL)
     *said, last = process.communicate()[0].splitlines() or [""]
     print("\n".join(f"  {line}" for line in (said if not kill else [*said, last]) if line), flush=True)
     if kill:
-        print(f"  killed with {_begun(options.folder) / 2**20:.0f} MiB written", flush=True)
-        return None
+        left = _begun(options.folder)
+        print(f"  killed with {left / 2**20:.0f} MiB written", flush=True)
+        return left // (3 * options.side**2)
     if process.returncode:
         raise UserError(f"the part {part} ended with exit code {process.returncode}; its message stands above.")
     return json.loads(last)
@@ -190,11 +196,10 @@ def measure(options):
     print(
         f"{options.images:,} JPEG files of {options.side} px, {total:.0f} MiB, written in {written:.0f} s", flush=True
     )
-    if options.kill:
-        child("build", options, kill=True)
+    before = child("build", options, kill=True) if options.kill else 0
     built, streamed = child("build", options), child("stream", options)
     rest = "rest of the store" if options.kill else "store"
-    print(f"{rest} built in {built['seconds']:.1f} s ({options.images / built['seconds']:,.0f} images/s), "
+    print(f"{rest} built in {built['seconds']:.1f} s ({(options.images - before) / built['seconds']:,.0f} images/s), "
           f"{built['store_mib']:.0f} MiB on disk; memory of the process at most {built['own_mib']:.0f} MiB "
           f"(with mapped files {built['rss_mib']:.0f})")  # fmt: skip
     speeds = [f"{streamed[f'images_per_second_{key}']:,.0f}" for key in SPEEDS]
@@ -203,8 +208,9 @@ def measure(options):
           f"(with mapped files {streamed['rss_mib']:.0f})")  # fmt: skip
     from benchmarks.hardware import describe  # here: it brings libraries that the measured parts do not need
 
-    return {"images": options.images, "side": options.side, "files_mib": total, "killed": options.kill, "build": built,
-            "stream": streamed, "machine": describe()["name"], "commit": runs.commit()}  # fmt: skip
+    return {"images": options.images, "side": options.side, "files_mib": total, "killed": options.kill,
+            "built_before_the_kill": before, "build": built, "stream": streamed, "machine": describe()["name"],
+            "commit": runs.commit()}  # fmt: skip
 
 
 def main(arguments=None):
