@@ -31,7 +31,8 @@ def follow(step, epochs=0):
     rows = step.dataset.rows(ids)
 
     def keep(epoch, net):
-        logits = predict(net, step.dataset, rows, settings.size_at(epoch), settings.eval_batch_size, step.device)
+        logits = predict(net, step.dataset, rows, settings.size_at(epoch), settings.eval_batch_size, step.device,
+                         settings.mirror)  # fmt: skip
         with atomic.atomic_path(_file(folder, epoch)) as target:
             np.save(target, logits)
 

@@ -16,7 +16,7 @@ from fer_openset.checkpoint import load_tensors
 from fer_openset.clip_features import clip_features, clip_tower
 from fer_openset.closed_set import batch_of, load_model
 from fer_openset.device import pick_device
-from fer_openset.methods.folds import fold_of
+from fer_openset.methods.folds import pool_folds
 from fer_openset.protocol import reopened
 from fer_openset.runs import is_done, load_record
 
@@ -105,7 +105,7 @@ def feature_arrays(folder, data_root=""):
             nets.append((method, found[0], found[1]["image_size"]))
             commits.append(found[2]["commit"])
             if method == "pool_novelty":
-                held_out = fold_of(protocol.pool.index, found[1]["folds"], folder.seed, 0, "pool") == 0
+                held_out = pool_folds(dataset, protocol.pool.index, found[1]["folds"], folder.seed) == 0
     pool = protocol.pool[held_out & (protocol.pool["split"] == "test").to_numpy()]
     pool = pool.loc[_by_hash(pool.index, SHOWN)]
     rows = dataset.rows(pool.index)

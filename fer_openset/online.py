@@ -23,7 +23,7 @@ from fer_openset.methods import method_settings
 from fer_openset.methods.noisy_label_online import halves
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.pipeline import detect, evaluate, save_scores
-from fer_openset.report import summarise, targets
+from fer_openset.report import cell, summarise, targets
 from fer_openset.run_table import merge_rows
 from fer_openset.settings import results_dir
 
@@ -174,13 +174,26 @@ def save_latency(step, took):
 
 
 def table4(rows):
-    """Offline beside online, mean AUROC by open class: rows of one dataset and preset; empty without online runs."""
-    methods = [name for online, offline in ONLINE.items() for name in (offline, online)]
-    kept = rows[(rows["variant"] == "default") & (rows["alignment"] == "aligned") & rows["method"].isin(methods)]
-    table = summarise(kept)
-    order = list(dict.fromkeys(table["open_classes"]))
-    wide = table.pivot(index="open_classes", columns="method", values="mean").loc[order]
-    return wide[[name for name in methods if name in wide]]
+    """Offline beside online by open class: AUROC with interval, or mean ± sd over seeds, and the mean difference.
+
+    rows: of one dataset and preset. A method's two forms are compared over the seeds that both have; one that ran in
+    one form only is shown alone. Returns: text cells, columns the methods and `METHOD: online - offline`.
+    """
+    kept = rows[(rows["variant"] == "default") & (rows["alignment"] == "aligned")]
+    parts = {}
+    for online, offline in ONLINE.items():
+        pair = kept[kept["method"].isin((online, offline))]
+        both = pair.groupby(["open_classes", "seed"])["method"].transform("nunique") == 2
+        found = summarise(pair[both | ~pair["open_classes"].isin(pair.loc[both, "open_classes"])])
+        for name in (offline, online):
+            mine = found[found["method"] == name].set_index("open_classes")
+            parts[name] = pd.Series({row.Index: cell(row) for row in mine.itertuples()}, dtype=object)
+        means = pair[both].pivot_table(index="open_classes", columns="method", values="auroc")
+        if len(means):
+            parts[f"{offline}: online - offline"] = (means[online] - means[offline]).map("{:+.3f}".format)
+    order = list(dict.fromkeys(summarise(kept)["open_classes"]))
+    table = pd.DataFrame({name: part for name, part in parts.items() if len(part)})
+    return table.reindex([name for name in order if name in table.index]).fillna("").rename_axis("open_classes")
 
 
 def published_table4():

@@ -4,11 +4,13 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 
 import numpy as np
 import pandas as pd
 
+from fer_openset.datasets.copies import first_copies
 from fer_openset.datasets.store import open_store
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, check_open
@@ -57,6 +59,11 @@ class Dataset:
             missing = ids[int(np.argmax(found < 0))]
             raise UserError(f"{self.name}: no sample {missing!r} in this dataset; were these ids made with it?")
         return found
+
+    @cached_property
+    def first_copy(self):
+        """For each position the first one that holds the very same pixels: (N,) int64."""
+        return first_copies(self.images)
 
 
 def load_dataset(name, preset, root="", overrides=None, open_classes=""):

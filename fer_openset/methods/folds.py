@@ -1,4 +1,4 @@
-"""Who trains on what: folds by sample id, so that no image is scored by a network that trained on it."""
+"""Who trains on what: folds by sample id, so that no image is scored by a network that trained on it or on a copy."""
 
 import zlib
 
@@ -7,16 +7,30 @@ import numpy as np
 from fer_openset.fit import stream_seed
 
 
-def fold_of(ids, folds, *keys):
+def fold_of(ids, folds, *keys, groups=None, given=None):
     """A fold 0..folds-1 for each sample id, of equal sizes to one image; a function of the ids and `keys` alone.
 
+    groups: (M,) what may not be torn apart, None if each id stands for itself; sizes then are as equal as that allows.
+    given: {group: fold} of groups whose fold is settled.
     Shapes: ids (M,) -> int64 array (M,). The order of the ids makes no difference.
     """
     marks = [(zlib.crc32("/".join(map(str, (*keys, i))).encode()), i) for i in ids]
-    out = np.empty(len(marks), np.int64)
-    for rank, position in enumerate(sorted(range(len(marks)), key=marks.__getitem__)):
-        out[position] = rank % folds
+    groups = ids if groups is None else groups
+    out, settled, sizes = np.empty(len(marks), np.int64), dict(given or {}), [0] * folds
+    for position in sorted(range(len(marks)), key=marks.__getitem__):
+        fold = settled.setdefault(groups[position], sizes.index(min(sizes)))  # the smallest so far takes what is new
+        out[position] = fold
+        sizes[fold] += 1
     return out
+
+
+def pool_folds(dataset, pool_ids, folds, seed, split=0):
+    """The fold of each image of the pool: (M,) int64. Copies of one picture stay together."""
+    return fold_of(pool_ids, folds, seed, split, "pool", groups=_pictures(dataset, pool_ids))
+
+
+def _pictures(dataset, ids):
+    return dataset.first_copy[dataset.rows(ids)]
 
 
 class Fold:
@@ -24,10 +38,13 @@ class Fold:
 
     def __init__(self, task, settings, repeat, number, one_split=False):
         split = 0 if one_split else repeat
+        of_pool = pool_folds(task.dataset, task.pool_ids, settings.folds, task.seed, split)
+        of_known = _known_folds(task, settings.folds, split, of_pool)
         pool, known = (
-            (task.dataset.rows(ids), fold_of(ids, settings.folds, task.seed, split, part) == number)
-            for part, ids in (("pool", task.pool_ids), ("known", task.train.index))
+            (task.dataset.rows(ids), folds == number)
+            for ids, folds in ((task.pool_ids, of_pool), (task.train.index, of_known))
         )
+        self.pictures = task.dataset.first_copy
         self.name = f"r{repeat}f{number}"
         self.pool_out, self.known_out = pool[1], known[1] & _first(known[1], pool[1].sum())
         self.pool, self.scored_pool = pool[0][~pool[1]], pool[0][pool[1]]
@@ -42,8 +59,15 @@ class Fold:
         """
         rng = np.random.default_rng(stream_seed(seed, self.name, epoch, "known"))
         chosen = np.concatenate([pool, rng.choice(self.known, self.drawn, replace=False, p=weights)])
-        check_unseen(chosen, np.concatenate([self.scored_pool, self.scored_known]))
+        check_unseen(self.pictures[chosen], self.pictures[np.concatenate([self.scored_pool, self.scored_known])])
         return chosen
+
+
+def _known_folds(task, folds, split, of_pool):
+    """The fold of each known training image: that of its copy in the pool, if it has one."""
+    given = dict(zip(_pictures(task.dataset, task.pool_ids), of_pool, strict=True))
+    ids = task.train.index
+    return fold_of(ids, folds, task.seed, split, "known", groups=_pictures(task.dataset, ids), given=given)
 
 
 def _first(mask, n):

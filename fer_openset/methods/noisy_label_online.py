@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from fer_openset.errors import UserError
-from fer_openset.methods.folds import fold_of
+from fer_openset.methods.folds import pool_folds
 from fer_openset.methods.noisy_label import NoisyLabelSettings, cross_entropies, pool_rows, score_generator, train
 
 
@@ -35,7 +35,7 @@ def noisy_label_online(task, settings: NoisyLabelSettings):
 
 def halves(task):
     """The half of the pool that each image belongs to, 0 or 1: int64 array (M,)."""
-    return fold_of(task.pool_ids, 2, task.seed, 0, "pool")
+    return pool_folds(task.dataset, task.pool_ids, 2, task.seed)
 
 
 def without(task, half):

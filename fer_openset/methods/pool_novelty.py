@@ -25,7 +25,7 @@ from fer_openset.backbones import copy_known, layout_of, new_net
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
-from fer_openset.methods.folds import Fold, fold_of
+from fer_openset.methods.folds import Fold, pool_folds
 from fer_openset.methods.pool_sampling import chance_open, draw_open, log_odds, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
 from fer_openset.open_fraction import estimate_open_fraction
@@ -121,16 +121,18 @@ def pool_novelty_online(task, settings):
     The pool is split once into two halves by sample id, an earlier and a later pool; networks trained on one half
     score the other in single forward passes, and each half plays each part once. Rounds before the last see one half
     only. Shapes, range, direction: as `pool_novelty`. Differs from it: half the pool to learn from (a quarter in rounds
-    before the last), and one split for all repeats.
+    before the last), one split for all repeats, and the scores are those of the last epoch's networks: an average over
+    epochs would need a pass through the networks of each.
     """
     online = settings.model_copy(update={"folds": 2})
-    halves, chances = fold_of(task.pool_ids, 2, task.seed, 0, "pool"), []
+    halves, chances = pool_folds(task.dataset, task.pool_ids, 2, task.seed), []
     for half in range(2):
         logits = task.pool_logits[halves == half]
         earlier = replace(task, pool_logits=logits, folder=task.folder / f"half{half}")
         chances.append(_chance_before_last_round(earlier, online))
     chance = None if any(c is None for c in chances) else pd.concat(chances)
-    return cross_fitted(task, online, pool_is_novel(task), "pool_novelty_online", one_split=True, chance=chance)[0]
+    last = online.model_copy(update={"average_from": settings.epochs - 1})
+    return cross_fitted(task, last, pool_is_novel(task), "pool_novelty_online", one_split=True, chance=chance)[0]
 
 
 def oracle(task, settings):
@@ -189,6 +191,7 @@ def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
         **task.identity(),
         "targets": zlib.crc32(targets),
         "chance": _digest(chance),
+        "folds": zlib.crc32(np.concatenate([part for fold in folds for part in (fold.pool_out, fold.known_out)])),
         **start_record(settings, place),
     }
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)

@@ -22,15 +22,19 @@ def place(workplace, monkeypatch):
     return workplace
 
 
-def opened(method, preset="smoke"):
+def opened(method, preset="smoke", overrides=None):
     given = {"dataset": "tiny", "open_classes": "surprise", "preset": preset, "method": method}
+    if overrides:
+        given |= {"overrides": overrides, "variant": "changed"}
     step = pipeline.open_step(DetectionParameters.build(given, "test"))
     return step, pipeline.need_tasks(step)[method]
 
 
-@pytest.mark.parametrize("method", online.ONLINE)
-def test_one_by_one_gives_the_scores_of_the_pool(method):
-    step, task = opened(method)
+@pytest.mark.parametrize(
+    ("method", "overrides"), [("noisy_label_online", {}), ("pool_novelty_online", {"epochs": 3, "average_from": 0})]
+)
+def test_one_by_one_gives_the_scores_of_the_pool(method, overrides):
+    step, task = opened(method, overrides=overrides)
     for half in (0, 1):
         detector = online.need_detector(step, task, half)
         ids = online.arriving(task, half, 99)
@@ -77,6 +81,28 @@ def test_what_cannot_be_read_back_is_one_sentence():
     demo = step.__class__(**{**vars(step), "parameters": step.parameters.model_copy(update={"preset": "demo"})})
     with pytest.raises(UserError, match="has not run yet"):
         online.need_detector(demo, task, 0)
+
+
+def test_table_4_compares_over_the_seeds_that_both_forms_have():
+    def row(method, seed, auroc, opened="surprise", **other):
+        fixed = {"dataset": "d", "preset": "demo", "alignment": "aligned", "variant": "default"}
+        lo_hi = {"auroc": auroc, "auroc_lo": auroc - 0.01, "auroc_hi": auroc + 0.01}
+        return {**fixed, "method": method, "seed": seed, "open_classes": opened, **lo_hi, **other}
+
+    rows = pd.DataFrame([
+        row("pool_novelty", 0, 0.90), row("pool_novelty", 1, 0.10), row("pool_novelty_online", 0, 0.88),
+        row("pool_novelty", 0, 0.80, "fear"), row("pool_novelty", 0, 0.99, variant="pool_blur"),
+        row("noisy_label", 0, 0.50), row("noisy_label", 2, 0.60), row("msp", 0, 0.70),
+        row("noisy_label_online", 0, 0.45), row("noisy_label_online", 2, 0.53),
+    ])  # fmt: skip
+    table = online.table4(rows)
+    assert table.index.tolist() == ["surprise", "fear"]
+    assert table.loc["surprise", "pool_novelty"] == "0.900 [0.890, 0.910]"  # seed 1 has no online run
+    assert table.loc["surprise", "pool_novelty: online - offline"] == "-0.020"
+    assert table.loc["surprise", "noisy_label"] == "0.550 ± 0.071 (2 seeds)"
+    assert table.loc["surprise", "noisy_label: online - offline"] == "-0.060"
+    assert table.loc["fear"].tolist() == ["", "", "", "0.800 [0.790, 0.810]", "", ""]
+    assert online.table4(rows.iloc[:0]).empty and "msp" not in table
 
 
 def test_published_table_4():

@@ -120,6 +120,35 @@ def test_folds_go_by_sample_id_not_by_place():
     assert not folds.equals(pd.Series(fold_of(ids, 4, 1, "pool"), index=ids))
 
 
+def test_what_belongs_together_shares_a_fold():
+    ids = [f"image {i}" for i in range(60)]
+    groups = [max(0, i - 40) if i % 2 else i for i in range(60)]
+    folds = fold_of(ids, 3, 0, "pool", groups=groups)
+    assert pd.Series(folds).groupby(groups).nunique().eq(1).all() and max(pd.Series(groups).value_counts()) > 10
+    assert np.bincount(folds).min() >= 15  # the large group goes as a whole
+    alone = np.array([groups.count(g) == 1 for g in groups])
+    given = {g: 2 for g in groups}
+    assert (fold_of(ids, 3, 0, "pool", groups=groups, given=given) == 2).all() and alone.any()
+    assert np.array_equal(fold_of(ids, 3, 0, "pool", groups=range(60)), fold_of(ids, 3, 0, "pool"))
+
+
+def test_copies_of_a_picture_are_never_trained_on_and_scored(tmp_path):
+    """FER2013 holds the same picture under several ids, within the pool and in pool and training images."""
+    dataset = tiny_dataset({"train": 30, "test": 20}, (*KNOWN, OPEN))
+    task, _ = planted(tmp_path, dataset)
+    pool, known = dataset.rows(task.pool_ids), dataset.rows(task.train.index)
+    images = dataset.images.copy()
+    images[pool[1::2]] = images[pool[: 2 * len(pool[1::2]) : 2]]  # pairs
+    images[known[:20]] = images[pool[:20]]
+    task = Task(**{**vars(task), "dataset": Dataset("tiny", dataset.classes, dataset.table, images)})
+    pixels = images.reshape(len(images), -1)
+    for number in range(2):
+        fold = Fold(task, settings_of(), 0, number)
+        scored = {p.tobytes() for p in pixels[np.concatenate([fold.scored_pool, fold.scored_known])]}
+        assert scored and not scored & {p.tobytes() for p in pixels[fold.rows(0, 0, fold.pool)]}
+        assert not scored & {p.tobytes() for p in pixels[fold.known]}
+
+
 def test_pseudo_labels_and_true_labels_of_the_pool_play_no_part(tmp_path):
     task, _ = planted(tmp_path / "a")
     expected = pool_novelty(task, settings_of())
