@@ -7,16 +7,25 @@ import re
 
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.settings import ROOT, Settings, read_yaml
+from fer_openset.settings import PRESETS, ROOT, Settings, read_yaml
 
 FOLDER = ROOT / "params" / "ablations"
 
 
 class Ablation(Settings):
-    """One file of params/ablations: a method, and its overrides by the name of the variant."""
+    """One file of params/ablations: a method, and its overrides by the name of the variant.
+
+    presets: {preset: {variant: overrides}}, what a variant changes besides in that preset.
+    """
 
     method: str
     variants: dict[str, dict]
+    presets: dict[str, dict[str, dict]] = {}
+
+    def in_preset(self, preset):
+        """The variants as they run in a preset: {name: overrides}."""
+        more = self.presets.get(preset, {})
+        return {name: {**overrides, **more.get(name, {})} for name, overrides in self.variants.items()}
 
 
 def ablation_names():
@@ -37,4 +46,8 @@ def load_ablation(name):
                             "use letters, digits, - and _.")  # fmt: skip
         if not overrides:
             raise UserError(f"{path.name}: the variant {variant!r} overrides nothing; name the settings it changes.")
+    for preset, changed in found.presets.items():
+        check_name(preset, PRESETS, f"preset in {path.name}")
+        for variant in changed:
+            check_name(variant, tuple(found.variants), f"variant under presets in {path.name}")
     return found

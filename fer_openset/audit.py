@@ -24,6 +24,7 @@ from fer_openset.settings import ROOT
 COUNTS = ROOT / "results" / "paper" / "released_counts.csv"
 RECORDED = ROOT / "results" / "paper" / "released_replay.csv"
 TRUE_LABELS = "true labels of the training split"
+ALPHA = 0.05  # below this p two label distributions are called different
 COMPONENTS, FOLDS, SHRINK = 40, 5, 0.05  # of the probe
 
 
@@ -31,6 +32,26 @@ def released_counts():
     """Pseudo labels in the authors' published file, parts by labels, and the true labels of RAF-DB's training split."""
     table = pd.read_csv(COUNTS)
     return table.pivot(index="part", columns="label", values="n").reindex(columns=list(BASIC)).fillna(0).astype(int)
+
+
+def count_published(published, label_list, open_class="surprise"):
+    """The same table as `released_counts`, counted anew from the authors' file and RAF-DB's own list.
+
+    published, label_list: as in `replay`. Lines of the published file for known training images, which no pool holds,
+    are not counted. Returns: parts by every basic label, int. Raises: UserError as `replay`, and for an image that the
+    list lacks.
+    """
+    true, given = _labels_of(published, label_list, open_class)
+    of_train = pd.Series([true[name] for name in true if name.startswith("train_")]).value_counts()
+    rows = {TRUE_LABELS: of_train}
+    parts = pd.Series({name: _part(name, true[name] == open_class) for name in given})
+    for part in ("closed test", "open test", "open train"):
+        rows[part] = pd.Series([given[name] for name in parts.index[parts == part]], dtype=object).value_counts()
+    return pd.DataFrame(rows).T.reindex(columns=list(BASIC)).fillna(0).astype(int).rename_axis("part")
+
+
+def _part(name, is_open):
+    return f"{'open' if is_open else 'closed'} {name.split('_')[0]}"
 
 
 def random_image_shares(true_counts, open_test, open_classes):
@@ -61,6 +82,13 @@ def chi_square_two(first, second):
     return float(found.statistic), int(found.dof), float(found.pvalue)
 
 
+def verdict(p):
+    """What a p of the tests above says in words, to stand before the name of the other labels."""
+    if np.isnan(p):
+        return "not comparable with"
+    return "not labelled like" if p < ALPHA else "labelled like"
+
+
 def entropy_share(counts):
     """Entropy of label counts as a share of its maximum, 0 (one label) to 1 (all equally often)."""
     counts = np.asarray(counts, float)
@@ -87,16 +115,10 @@ def replay(published, label_list, open_class="surprise", permutations=200):
     position, the image at position p carries the label of the image at permutation[p]: its true label, if it is known.
     Returns: Replay; `best_random` is the largest agreement of `permutations` random ones. Raises: UserError.
     """
-    true = {name: BASIC[number - 1] for name, number in _lines(label_list, 1, 7)}
+    true, given = _labels_of(published, label_list, open_class)
     train = pd.Index([name for name in true if name.startswith("train_")], name="sample_id")
-    known = [name for name in BASIC if name != open_class]
-    given = {name: known[number] for name, number in _lines(published, 0, len(known) - 1)}
     is_open = np.array([true[name] == open_class for name in train])
     at = np.flatnonzero(is_open)
-    missing = [train[p] for p in at if train[p] not in given]
-    if not len(at) or missing:
-        raise UserError(f"{published}: {len(missing)} of {len(at)} training images of {open_class} have no line in it; "
-                        "are these the two files of the same open class?")  # fmt: skip
     labels = np.array([given[train[p]] for p in at])
     truth = np.array([true[name] for name in train])
     source = train.get_indexer(released_source(train).to_numpy())[at]
@@ -107,6 +129,23 @@ def replay(published, label_list, open_class="surprise", permutations=200):
     return Replay(
         len(at), int((source == at).sum()), int((~hits_known).sum()), int(hits_known.sum()), agree, max(random)
     )
+
+
+def _labels_of(published, label_list, open_class):
+    """True label of every image in the list, and the published pseudo label of every image in the authors' file."""
+    true = {name: BASIC[number - 1] for name, number in _lines(label_list, 1, 7)}
+    known = [name for name in BASIC if name != open_class]
+    given = {name: known[number] for name, number in _lines(published, 0, len(known) - 1)}
+    strange = [name for name in given if name not in true]
+    if strange:
+        raise UserError(f"{label_list}: no line for {len(strange)} images that {published} names (first: "
+                        f"{strange[0]}); are both files of RAF-DB?")  # fmt: skip
+    wanted = [name for name, label in true.items() if name.startswith("train_") and label == open_class]
+    missing = [name for name in wanted if name not in given]
+    if not wanted or missing:
+        raise UserError(f"{published}: {len(missing)} of {len(wanted)} training images of {open_class} have no line in "
+                        "it; are these the two files of the same open class?")  # fmt: skip
+    return true, given
 
 
 def _agreement(labels, truth, is_open, source):

@@ -18,10 +18,14 @@ from fer_openset.runs import load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
 
 NAMES = ("audit_counts", "audit_labels")
+COMPARED = ("open train", "open test")  # parts of the pool
 
 
 def write_tables(runs_dir=None):
-    """Rebuild both tables from the runs at hand and the rows already there. Returns: {name: table}."""
+    """Rebuild both tables from the runs at hand and the rows already there. Returns: {name: table}.
+
+    A pool without open images of both splits is counted, but what its labels depend on cannot be asked: a line says so.
+    """
     found = {name: [] for name in NAMES}
     for path in sorted(Path(runs_dir or results_dir() / "runs").glob("**/pseudo_labels/run.json")):
         record = load_record(path.parent)
@@ -29,13 +33,19 @@ def write_tables(runs_dir=None):
             continue
         dataset, protocol = reopened(record)
         outputs = read_outputs(path.parent)
+        absent = [part for part in COMPARED if part not in set(protocol.pool["part"])]
+        if absent:
+            print(f"{path.parent.parent}: the pool has no {' and no '.join(absent)} images, so its labels are counted "
+                  "but not compared", flush=True)  # fmt: skip
         for alignment in ALIGNMENTS:
             pool = {**{k: record[k] for k in POOL[:-1]}, "alignment": alignment}
             labels = align(outputs, protocol, alignment, record["seed"]).idxmax(axis=1)
             counts = part_counts(labels, protocol)
             found["audit_counts"] += [{**pool, "part": part, "label": label, "n": int(n)}
                                       for part, row in counts.iterrows() for label, n in row.items()]  # fmt: skip
-            found["audit_labels"].append({**pool, **label_evidence(labels, outputs, protocol, dataset, record["seed"])})
+            if not absent:
+                evidence = label_evidence(labels, outputs, protocol, dataset, record["seed"])
+                found["audit_labels"].append({**pool, **evidence})
     written = {}
     for name in NAMES:
         key, values = TABLES[name]
@@ -53,7 +63,7 @@ def part_counts(labels, protocol):
 
 
 def label_evidence(labels, outputs, protocol, dataset, seed):
-    """Do the pseudo labels of the open training images belong to their images?
+    """Do the pseudo labels of the open training images belong to their images? Needs open images of both splits.
 
     labels: under one alignment, Series by sample id; outputs: f_close's logits of pool and training split.
     Returns: sizes; entropy (share of its maximum); own_label (share equal to what f_close says about the image itself);

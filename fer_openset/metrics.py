@@ -130,9 +130,11 @@ def bootstrap_interval(metric, scores, is_open, n=1000, seed=0, level=0.95):
 def evaluate(scores, is_open, correct, n=1000, seed=0):
     """All numbers of a run's row: counts, AUROC with its 95 % bootstrap interval, and the rest.
 
-    Shapes: as `oscr`. `closed_accuracy` is that of the pool's known images. Raises: as `auroc`.
+    Shapes: as `oscr`. `closed_accuracy` is that of the pool's known images. correct: None where nobody knows which
+    classes the scored classifier predicts; OSCR and closed accuracy are None then. Raises: as `auroc`.
     """
-    correct = _flags(correct, scores, "correct")  # before the sample ids, if any, are dropped
+    if correct is not None:
+        correct = _flags(correct, scores, "correct")  # before the sample ids, if any, are dropped
     scores, is_open = _check(scores, is_open)
     lo, hi = bootstrap_interval(auroc, scores, is_open, n=n, seed=seed)
     return {
@@ -145,8 +147,8 @@ def evaluate(scores, is_open, correct, n=1000, seed=0):
         "fpr_at_tpr95_open": fpr_at_tpr95_open(scores, is_open),
         "aupr_open": aupr_open(scores, is_open),
         "aupr_known": aupr_known(scores, is_open),
-        "oscr": oscr(scores, is_open, correct),
-        "closed_accuracy": float(correct[~is_open].mean()),
+        "oscr": None if correct is None else oscr(scores, is_open, correct),
+        "closed_accuracy": None if correct is None else float(correct[~is_open].mean()),
     }
 
 

@@ -6,9 +6,10 @@ Real faces only: rows of the synthetic faces and of the smoke and demo presets a
 import pandas as pd
 
 from fer_openset import report
+from fer_openset.eligibility import with_reasons
 from fer_openset.labels import check_name
 from fer_openset.methods import METHODS, ORACLE
-from fer_openset.variants import DEFAULT, changes, initial_weights, read_variants
+from fer_openset.variants import DEFAULT, changes, read_variants
 
 TITLES = {
     "1": "one open class", "2": "two and three open classes", "3": "compound expressions and contempt",
@@ -33,20 +34,21 @@ def paper_table(number, runs, variants=None):
     """One table of the paper as tidy rows: every published value, and every measured one of its open classes.
 
     runs: the tidy table; variants: as `read_variants` gives it. A published value without a run has the verdict `no
-    runs yet`. Ranks are among the paper's methods of one dataset, preset, alignment, open class and metric: `2 of 5`.
+    runs yet`. Ranks are among the paper's methods (Table 5: its rows) of one dataset, preset, alignment, open class and
+    metric, where two or more have a value: `2 of 5`.
     Means over open classes are measured only where all of them ran. Returns: a table with COLUMNS.
     """
     check_name(number, tuple(TITLES), "table of the paper")
     variants = read_variants() if variants is None else variants
     published = _published(number)
-    runs = _rows(number, report.real_runs(runs), variants, published)
+    runs = _rows(number, with_reasons(report.real_runs(runs), variants), variants, published)
     parts = [report.summarise(runs, metric).assign(metric=metric) for metric in published["metric"].unique()]
     measured = _with_means(pd.concat(parts), published)
     table = published[[*KEYS, "published"]].merge(measured, "outer", KEYS)
-    weights = initial_weights(variants)
-    table["verdict"] = [_verdict(row, weights) for row in table.itertuples()]
-    table["rank_published"] = _ranks(table, "published")
-    table["rank_measured"] = _ranks(table, "mean")
+    table["verdict"] = [_verdict(row) for row in table.itertuples()]
+    rivals = set(table["method"]) if number == "5" else report.PAPER_METHODS  # the rows of Table 5 are not methods
+    table["rank_published"] = _ranks(table, "published", rivals)
+    table["rank_measured"] = _ranks(table, "mean", rivals)
     table = table.assign(table=number, n=table["n"].astype("Int64"))[list(COLUMNS)]
     order = [_order(row, published) for row in table.itertuples()]
     return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
@@ -93,25 +95,27 @@ def _with_means(measured, published):
         return measured
     keys = ["dataset", "preset", "alignment", "method", "variant", "metric"]
     groups = measured[measured["open_classes"].isin(classes)].groupby(keys)
-    means = groups[["mean", "n"]].agg({"mean": "mean", "n": "min"})[groups["open_classes"].nunique() == len(classes)]
+    over = {"mean": "mean", "n": "min", "why_not": report.first_reason}
+    means = groups[list(over)].agg(over)[groups["open_classes"].nunique() == len(classes)]
     return pd.concat([measured, means.reset_index().assign(open_classes="mean")])
 
 
-def _verdict(row, weights):
+def _verdict(row):
     if pd.isna(row.mean):
         return report.NO_RUNS
-    return report.verdict(row, row.metric, weights)
+    return report.verdict(row, row.metric)
 
 
-def _ranks(table, column):
-    """`2 of 5` among the paper's methods that have a value; empty for the others."""
-    ranked = table[table["method"].isin(report.PAPER_METHODS) & table[column].notna()]
+def _ranks(table, column, rivals):
+    """`2 of 5` among the methods `rivals` that have a value; empty for the others, and for one without a rival."""
+    ranked = table[table["method"].isin(rivals) & table[column].notna()]
     if column == "published":  # a value that stands beside several measured rows counts once
         ranked = ranked.assign(preset="", alignment="").drop_duplicates(KEYS)
     groups = ranked.groupby(["dataset", "preset", "alignment", "open_classes", "metric"], dropna=False)[column]
     down = ranked["metric"].isin(report.LOWER_IS_BETTER)
     place = groups.rank(method="min", ascending=False).where(~down, groups.rank(method="min"))
-    words = place.astype(int).astype(str) + " of " + groups.transform("size").astype(int).astype(str)
+    of = groups.transform("size").astype(int)
+    words = (place.astype(int).astype(str) + " of " + of.astype(str)).where(of > 1, "")
     if column == "published":
         by_key = dict(zip(map(tuple, ranked[KEYS].to_numpy()), words, strict=True))
         return [by_key.get(tuple(key), "") for key in table[KEYS].to_numpy()]

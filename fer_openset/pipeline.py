@@ -22,6 +22,7 @@ from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
 from fer_openset.methods import method_settings, reads_true_labels, run_method
 from fer_openset.methods.pool_novelty import SHARE_SCORES
+from fer_openset.methods.predictions import REPLACES, read_predictions
 from fer_openset.methods.task import Task, make_task
 from fer_openset.open_fraction import estimate_open_fraction, threshold_for
 from fer_openset.pools import FULL, pool_settings, reshaped, shifted
@@ -169,9 +170,14 @@ def detect(step, tasks):
 
 
 def evaluate(step, detection):
-    """All metrics of one method's open scores: the only place of a run that reads the pool's labels."""
-    pool = step.protocol.pool
-    correct = detection.task.pseudo_labels == step.protocol.pool_targets()
+    """All metrics of one method's open scores: the only place of a run that reads the pool's labels.
+
+    OSCR and closed accuracy are f_close's, but those of the method's own classifier where it trains one in f_close's
+    place (`predictions.REPLACES`); None if such a method left no predictions.
+    """
+    pool, task = step.protocol.pool, detection.task
+    told = read_predictions(task) if detection.method in REPLACES else task.pseudo_labels
+    correct = None if told is None else told == step.protocol.pool_targets()
     return metrics.evaluate(detection.scores.loc[pool.index].to_numpy(), pool["is_open"].to_numpy(), correct)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fer_openset.eligibility import with_reasons
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name
 from fer_openset.methods import ORACLE
@@ -27,7 +28,7 @@ from fer_openset.run_table import (
     write_tables,
 )
 from fer_openset.settings import ROOT
-from fer_openset.variants import initial_weights
+from fer_openset.variants import DEFAULT
 
 __all__ = [
     "KEY", "METRICS", "NO_RUNS", "RUN_COLUMNS", "as_html", "as_text", "collect_runs", "compare_with_paper",
@@ -51,15 +52,23 @@ def summarise(runs, metric="auroc"):
 
     Rows go by dataset, preset, open classes in the order of `labels.EXPRESSIONS`, alignment, method.
     The interval is the 95 % bootstrap interval over images, its ends averaged over seeds; only AUROC has one.
+    A column `why_not` of the runs (see `eligibility`) is kept: the reason of the first seed that has one.
     """
     check_name(metric, METRICS, "metric")
     rows = runs.assign(lo=runs["auroc_lo"], hi=runs["auroc_hi"])
     if metric != "auroc":
         rows[["lo", "hi"]] = float("nan")
     over_seeds = {"mean": (metric, "mean"), "sd": (metric, "std"), "n": (metric, "size")}
+    if "why_not" in rows:
+        over_seeds["why_not"] = ("why_not", first_reason)
     table = rows.groupby(list(SETTING)).agg(**over_seeds, lo=("lo", "mean"), hi=("hi", "mean")).reset_index()
     order = [(row.dataset, row.preset, _expression_order(row.open_classes)) for row in table.itertuples()]
     return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def first_reason(reasons):
+    """The first of some values of `why_not` that is not empty; empty if all are."""
+    return next(filter(None, reasons), "")
 
 
 def targets(path=None):
@@ -75,36 +84,35 @@ def targets(path=None):
     return frame.assign(value=pd.to_numeric(frame["value"]))
 
 
-def compare_with_paper(runs, metric="auroc", published=None, weights=None):
+def compare_with_paper(runs, metric="auroc", published=None, variants=None):
     """Measured beside published: `summarise`'s columns for real runs, then published, table and verdict.
 
     The verdict is `match` if the published value lies within 0.01 of the mean or within the interval, otherwise
     `better` or `worse`. Comparable is only the `paper` preset with variant `default` on the same dataset and open
-    classes, with an f_close that started from pretrained weights as in the authors' code; other rows say why not. The
-    alignment decides nothing here: it is a column, to be read. weights: as `variants.initial_weights` gives them.
+    classes, with networks that started as the authors' did (`eligibility`); other rows say why not. The alignment
+    decides nothing here: it is a column, to be read. variants: as `variants.read_variants` gives them.
     Differs: the paper's rows of means over open classes are left out, they need every open class at once.
     """
     published = targets() if published is None else published
-    weights = initial_weights() if weights is None else weights
     published = published[(published["metric"] == metric) & (published["open_classes"] != "mean")]
     # Tables 4 and 5 repeat values of Table 1.
     published = published.drop_duplicates(["dataset", "open_classes", "method"]).rename(columns={"value": "published"})
     columns = ["dataset", "open_classes", "method", "published", "table"]
-    rows = summarise(real_runs(runs), metric).merge(published[columns], "left", columns[:3])
-    return rows.assign(verdict=[verdict(row, metric, weights) for row in rows.itertuples()])
+    rows = summarise(with_reasons(real_runs(runs), variants), metric).merge(published[columns], "left", columns[:3])
+    verdicts = [verdict(row, metric) for row in rows.itertuples()]
+    return rows.drop(columns="why_not").assign(verdict=verdicts)
 
 
-def verdict(row, metric, weights):
-    """How a measured row stands beside its published value; see `compare_with_paper`."""
+def verdict(row, metric):
+    """How a measured row, `why_not` among its columns, stands beside its published value; see `compare_with_paper`."""
     if pd.isna(row.published):
         return "no published value"
     if row.preset != "paper":
         return f"not comparable (preset {row.preset})"
     if row.variant != "default":
         return f"not comparable (variant {row.variant})"
-    started = weights.get((row.dataset, row.preset), "unknown")
-    if started != "pretrained":
-        return f"not comparable (initial weights {started})"
+    if row.why_not:
+        return f"not comparable ({row.why_not})"
     # Half a unit of the sixth digit: 0.91 - 0.9 is not quite 0.01 in floating point.
     if abs(row.mean - row.published) <= 0.01 + 5e-7 or row.lo <= row.published <= row.hi:
         return "match"
@@ -128,7 +136,7 @@ def as_html(frame, best=None, missing=""):
     """An HTML table of any frame; `best` "max" or "min" sets the best of each column of numbers in bold.
 
     A cell counts by the number it begins with. Each alignment has its own best, where two or more compete; who does not
-    compete, `is_ranked` says. missing: what an empty cell shows.
+    compete, `is_ranked` says; only default variants do. missing: what an empty cell shows.
     """
     check_name(best, (None, "max", "min"), "choice of best")
     if frame.empty:
@@ -168,6 +176,8 @@ def _aligned(rows):
 
 
 def cell(row):
+    if pd.isna(row.mean):
+        return ""
     if row.n > 1 and pd.notna(row.sd):
         return f"{row.mean:.3f} ± {row.sd:.3f} ({row.n} seeds)"
     return f"{row.mean:.3f}" + (f" [{row.lo:.3f}, {row.hi:.3f}]" if pd.notna(row.lo) else "")
@@ -183,6 +193,8 @@ def best_cells(frame, best):
     numbers = frame.map(lambda cell: pd.to_numeric(str(cell).split(" ")[0], errors="coerce")).astype("float64")
     if "method" in frame.index.names:
         numbers[[not is_ranked(name) for name in frame.index.get_level_values("method")]] = float("nan")
+    if "variant" in frame.index.names:  # another pool, or settings that may read the truth: no rival of the default
+        numbers[frame.index.get_level_values("variant") != DEFAULT] = float("nan")
     by = frame.index.get_level_values("alignment") if "alignment" in frame.index.names else [""] * len(frame)
     groups = numbers.groupby(list(by))
     return (numbers == groups.transform(best)) & (groups.transform("count") > 1)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fer_openset.atomic import write_csv
 from fer_openset.errors import UserError
+from fer_openset.methods.predictions import PREDICTIONS, REPLACES
 from fer_openset.settings import results_dir
 
 KEY = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")
@@ -58,9 +59,15 @@ def collect_runs(runs_dir=None):
 
 
 def finished_runs(runs_dir=None):
-    """Path of `run.json` and row of each finished run on disk, smoke runs left out. Raises: UserError, see above."""
+    """Path of `run.json` and row of each finished run on disk, smoke runs left out. Raises: UserError, see above.
+
+    A method with a classifier of its own that left no predictions (runs of earlier versions) has no OSCR and no closed
+    accuracy: what its record says are f_close's.
+    """
     for path in sorted(Path(runs_dir or results_dir() / "runs").glob("**/methods/*/*/*/run.json")):
         row = _read_row(path)
+        if row["method"] in REPLACES and not (path.parent / PREDICTIONS).exists():
+            row |= {"oscr": None, "closed_accuracy": None}
         if row["preset"] != "smoke":  # tests, not results
             yield path, row
 

@@ -53,6 +53,11 @@ class RunFolder:
     def method(self, method, alignment="aligned", variant="default"):
         return self.root / "methods" / method / alignment / variant
 
+    @staticmethod
+    def closed_set_of(method_folder):
+        """The folder of f_close beside a method's folder (see `method`)."""
+        return Path(method_folder).parents[3] / "closed_set"
+
     def notebook(self, stem, *parts):
         return self.root / "notebooks" / (".".join([stem, *parts]) + ".ipynb")
 

@@ -156,6 +156,12 @@ def variant_name(variant, pool):
     return "-".join(parts) or "default"
 
 
+def pool_in(variant):
+    """The pool that a name made by `variant_name` stands for: `full`, the paper's, or a name of params/pools."""
+    found = re.search(r"(?:^|-)pool_([A-Za-z0-9_]+)$", variant)
+    return found[1] if found else "full"
+
+
 class DetectionParameters(RunParameters):
     """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
     variant name, and on which pool: `full`, the paper's, or a file of params/pools."""

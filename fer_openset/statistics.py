@@ -14,10 +14,9 @@ from scipy.stats import friedmanchisquare, norm, rankdata
 from fer_openset import atomic
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.methods import ORACLE
-from fer_openset.report import LOWER_IS_BETTER, METRICS
+from fer_openset.report import LOWER_IS_BETTER, METRICS, is_ranked
 from fer_openset.run_table import finished_runs, merge_rows, truth_of
-from fer_openset.settings import results_dir
+from fer_openset.settings import pool_in, results_dir, variant_name
 
 POOL = ("dataset", "preset", "open_classes", "seed")  # what two runs must share to be scored on the same images
 RUN = ("method", "alignment", "variant")
@@ -81,7 +80,10 @@ def read_differences():
 
 
 def write_differences(runs_dir=None):
-    """Rebuild the table of paired differences from the scores at hand and the rows already there; returns it."""
+    """Rebuild the table of paired differences from the scores at hand and the rows already there; returns it.
+
+    Rows already there that are no comparison of two runs on the same images (see `_is_pair`) are left out.
+    """
     found = []
     pools = {}
     for path, row in finished_runs(runs_dir):
@@ -102,10 +104,16 @@ def write_differences(runs_dir=None):
             sides = [row[k] for k in RUN] + [row_b[k] for k in RUN]
             counts = [int((~is_open).sum()), int(is_open.sum())]
             found.append([*pool, *sides, *counts, d.value, d.lo, d.hi, d.p])
-    table = merge_rows(read_differences(), pd.DataFrame(found, columns=list(DIFFERENCE_COLUMNS)), DIFFERENCE_KEY)
+    before = read_differences()
+    before = before[[_is_pair(_side(row, ""), _side(row, "_b")) for row in before.to_dict("records")]]
+    table = merge_rows(before, pd.DataFrame(found, columns=list(DIFFERENCE_COLUMNS)), DIFFERENCE_KEY)
     if len(table):
         atomic.write_csv(differences_path(), table, float_format="%.6g")
     return table
+
+
+def _side(row, end):
+    return {name: row[name + end] for name in RUN}
 
 
 def _pairs(members):
@@ -117,14 +125,20 @@ def _pairs(members):
 
 
 def _is_pair(row, other):
-    """Against the references under the same alignment, as released against aligned, a variant against the default."""
+    """Against the references under the same alignment, as released against aligned, a variant against the default.
+
+    Only on one pool: another may hold the same ids with other pixels (blur, brightness), so ids alone do not tell.
+    """
+    if pool_in(row["variant"]) != pool_in(other["variant"]):
+        return False
     same = {k: row[k] == other[k] for k in RUN}
     if same["alignment"] and not same["method"]:
         both_plain = row["variant"] == other["variant"] == "default"
         return both_plain and other["method"] in REFERENCES and row["method"] != REFERENCES[0]
     if same["method"] and same["variant"]:
         return row["alignment"] == "as_released"
-    return same["method"] and same["alignment"] and other["variant"] == "default"
+    plain = variant_name("default", pool_in(other["variant"]))
+    return same["method"] and same["alignment"] and other["variant"] == plain
 
 
 def _scores(path, truth):
@@ -138,27 +152,42 @@ def _scores(path, truth):
 def ranks(runs, metric="auroc"):
     """Mean rank of each method over open classes, 1 = best, for one dataset and preset.
 
-    runs: rows of one dataset and preset; default variants without the oracle take part, seeds averaged. Each alignment
-    is ranked for itself; only methods with a run for every open class of that alignment are ranked.
-    Returns: alignment, method, mean_rank, best_in (open classes won), n_classes, friedman_p (that all methods rank
-    alike; NaN below three methods or two classes). Source: Demsar (2006). Raises: UserError for an unknown metric.
+    runs: rows of one dataset and preset. Seeds are averaged; default variants of methods that compete
+    (`report.is_ranked`) take part, and single open classes only: a combined open set holds images that its parts hold.
+    Each alignment is ranked for itself; a method without a run for some open class is not ranked, but named.
+    Returns: alignment, method, mean_rank, best_in (open classes won, ties counted for each), n_classes, n_seeds (of a
+    method and class, least to most), friedman_p (that all methods rank alike; NaN below three methods or two classes),
+    left_out (methods that lack a class). Source: Demsar (2006). Raises: UserError for an unknown metric.
     """
     check_name(metric, METRICS, "metric")
-    runs = runs[(runs["variant"] == "default") & (runs["method"] != ORACLE)]
+    runs = runs[(runs["variant"] == "default") & runs["method"].map(is_ranked).astype(bool)]
+    runs = runs[~runs["open_classes"].str.contains("+", regex=False)]
     parts = []
     for alignment, part in runs.groupby("alignment"):
-        table = part.pivot_table(index="open_classes", columns="method", values=metric).dropna(axis=1)
-        if table.empty:
-            continue
-        placed = table.rank(axis=1, ascending=metric in LOWER_IS_BETTER)
+        every = part.pivot_table(index="open_classes", columns="method", values=metric, dropna=False)
+        table = every.dropna(axis=1)
+        seeds = part[part["method"].isin(table.columns)].groupby(["open_classes", "method"]).size()
+        said = {
+            "n_classes": len(table),
+            "n_seeds": _span(seeds),
+            "left_out": ", ".join(every.columns.drop(table.columns)),
+        }
+        placed, best = (table.rank(axis=1, ascending=metric in LOWER_IS_BETTER, method=m) for m in ("average", "min"))
         enough = table.shape[1] >= 3 and len(table) >= 2
         p = friedmanchisquare(*(table[m] for m in table)).pvalue if enough else float("nan")
-        one = pd.DataFrame({"mean_rank": placed.mean(), "best_in": (placed == 1).sum()}).rename_axis("method")
-        parts.append(one.reset_index().assign(alignment=alignment, n_classes=len(table), friedman_p=p))
-    columns = ["alignment", "method", "mean_rank", "best_in", "n_classes", "friedman_p"]
+        one = pd.DataFrame({"mean_rank": placed.mean(), "best_in": (best == 1).sum()}).rename_axis("method")
+        parts.append(one.reset_index().assign(alignment=alignment, friedman_p=p, **said))
+    columns = ["alignment", "method", "mean_rank", "best_in", "n_classes", "n_seeds", "friedman_p", "left_out"]
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts)[columns].sort_values(["alignment", "mean_rank"], ignore_index=True)
+
+
+def _span(counts):
+    """Least to most of some counts as text: `3`, or `1 to 3`."""
+    if counts.empty:
+        return "0"
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def over_seeds(differences):
@@ -173,8 +202,7 @@ def sizes(runs):
     """One line that states n: seeds, and known and open images of each pool, for the rows of one table."""
     if runs.empty:
         return "n: no runs yet"
-    seeds = runs.groupby(["open_classes", "method", "alignment", "variant"]).size()
-    seeds = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    seeds = _span(runs.groupby(["open_classes", "method", "alignment", "variant"]).size())
     pools = runs.groupby("open_classes", sort=False)[["n_known", "n_open"]].max()
     pools = "; ".join(f"{name} {row.n_known:,} known + {row.n_open:,} open" for name, row in pools.iterrows())
     return f"n: {seeds} seed{'' if seeds == '1' else 's'} a cell; images of the pool: {pools}"

@@ -72,13 +72,16 @@ class Grid(Settings):
             for pool, alignment, (variant, overrides) in product(self.pools, self.alignments, self.variants.items()):
                 how = (alignment, variant, overrides, dataset, self.data_root, pool)
                 jobs += [Job(folder, methods, *how) for methods in self._groups(overrides)]
-            jobs += [Job(folder, *step, dataset, self.data_root) for step in self._ablation_steps()]
+            steps = self._ablation_steps(self.opened(dataset, names))
+            jobs += [Job(folder, *step, dataset, self.data_root) for step in steps]
         return jobs
 
-    def _ablation_steps(self):
+    def _ablation_steps(self, opened):
+        """A variant that gives every open image one label is left out where that label's own class is open."""
         sets = ((load_ablation(name), alignments) for name, alignments in self.ablations.items())
         return [(found.method, alignment, variant, overrides) for found, alignments in sets
-                for alignment, (variant, overrides) in product(alignments, found.variants.items())]  # fmt: skip
+                for alignment, (variant, overrides) in product(alignments, found.in_preset(self.preset).items())
+                if overrides.get("oracle_open_label") not in opened]  # fmt: skip
 
     def _groups(self, overrides):
         """Methods of one notebook run, joined by +: post-hoc scores share one, as most of their time goes into starting

@@ -21,6 +21,7 @@ from fer_openset.closed_set import batch_of, data_digest, predict
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.gan import gan_optimizer, new_gan
+from fer_openset.methods.predictions import write_predictions
 from fer_openset.methods.two_norms import BORROWED, FAKE, norms, split_norms
 
 
@@ -58,9 +59,12 @@ def dias(task, settings):
     """Negative maximum softmax probability of the classifier trained with DIAS, on the clean view of the pool.
 
     Shapes: open_score (M,). Range: [-1, -1/K]. Direction: larger = more open. Trains on known training images alone;
-    neither the pool nor its pseudo labels are read before the scores. Paper: Moon et al., ECCV 2022; values of the
-    authors' code. Differs: see `Simulator`, and the port to faces: the generator draws 32 or 64 pixels a side, enlarged
-    for the classifier, and the classifier can start from f_close, both of its sets of norms alike.
+    neither the pool nor its pseudo labels are read before the scores. Also writes `predictions.csv`, the classifier's
+    known class of each pool image. Paper: Moon et al., ECCV 2022; values of the authors' code. Differs: see
+    `Simulator`, and the port to faces: the generator draws 32 or 64 pixels a side, enlarged for the classifier, and the
+    classifier starts from f_close in every preset, both of its sets of norms alike (authors: from scratch); where the
+    settings say sgd, Nesterov's momentum and no decay of biases and norms (this workbook's SGD); fakes and real images
+    are normalised with ImageNet's statistics, as all images here (authors' code: both stay within 0..1).
     Raises: UserError when an epoch has fewer than two images, or f_close is another network.
     """
     rows = task.dataset.rows(task.train.index)
@@ -92,6 +96,7 @@ def dias(task, settings):
     fit(simulator.learners, None, rows_of, settings, task.device, task.seed, task.folder, "dias", identity,
         after_epoch)  # fmt: skip
     logits = torch.from_numpy(outputs(task.dataset.rows(task.pool_ids), settings.image_size)).double()
+    write_predictions(task, logits)
     return pd.Series(MaxSoftmax.score(logits).numpy(), index=task.pool_ids)
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from fer_openset import atomic
 from fer_openset.fit import stream_seed
 from fer_openset.methods.known_training import KnownTrainingSettings, clean_logits, fit_known, wider_learner
+from fer_openset.methods.predictions import write_predictions
 
 BOTH_SCORES = "both_scores.csv"
 SAMPLE_AFTER = 3  # the stage of the body whose output is sampled: the input of the last stage
@@ -56,11 +57,15 @@ class EowSettings(KnownTrainingSettings):
 def eow(task, settings):
     """1 - max_{k<=K} p_k, or p_{K+1} (`score: extra_class`), of the softmax over K+1 outputs.
 
-    Shapes: open_score (M,). Range: 0..1. Direction: larger = more open. Also writes `both_scores.csv`.
+    Shapes: open_score (M,). Range: 0..1. Direction: larger = more open. Also writes `both_scores.csv`, and
+    `predictions.csv`: for each pool image the known class of the largest p_k.
     Paper: the (K+1)-way softmax and its energy-based objective; constants of the authors' code. Differs: the authors
     publish no open-set score, both are ours; samples are fed in evaluation mode, for in training mode they would move
-    the statistics of batch normalisation; samples are kept at 0 or more, as a stage's output is; images are scored
-    without noise; no warm-up of the rate; the authors' last pass over validation images is left out.
+    the statistics of batch normalisation; samples are kept at 0 or more, as a stage's output is; noise meets training
+    images alone, before the network (the authors' forward pass adds N(0, 0.01^2) to the features of stage 1, in
+    training and in test); the chains of a step are distinct (authors: drawn from the buffer with replacement); no
+    warm-up of the rate; the authors' last pass over validation images is left out; the `paper` preset starts from
+    f_close, as PROSER does (authors: from scratch).
     """
     learner = wider_learner("eow", task, settings, 1)
     buffer = new_buffer(learner.net, task, settings)
@@ -69,8 +74,10 @@ def eow(task, settings):
         return _loss(net, x, y, buffer if epoch >= settings.ebm_from else None, settings, task.device, generator)
 
     fit_known("eow", task, settings, learner, loss_of, extra={"buffer": buffer})
-    both = pd.DataFrame(open_scores(clean_logits(learner.net, task, settings, task.pool_ids)), index=task.pool_ids)
+    logits = clean_logits(learner.net, task, settings, task.pool_ids)
+    both = pd.DataFrame(open_scores(logits), index=task.pool_ids)
     atomic.write_csv(task.folder / BOTH_SCORES, both.rename_axis("sample_id").reset_index())
+    write_predictions(task, logits)
     return both[settings.score]
 
 

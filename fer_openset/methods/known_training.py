@@ -45,7 +45,8 @@ def fit_known(method, task, settings, learner, loss_of, train=None, extra=None):
     """Train on the known training images (or the rows of `train`, indexed and filled like Task.train).
 
     loss_of(net, x, y, generator, epoch) -> what `fit` takes: x (n, C, S, S) the normalised training view, y (n,) int64
-    0..K-1, both on the device. extra: as in `fit`. The pool plays no part. Returns: the history.
+    0..K-1, both on the device. extra: as in `fit`. The pool plays no part. Returns: the history; with known validation
+    images each epoch has `valid_accuracy`, of the largest of the K known logits.
     """
     train = task.train if train is None else train
     rows, device = task.dataset.rows(train.index), task.device.torch_device
@@ -56,9 +57,19 @@ def fit_known(method, task, settings, learner, loss_of, train=None, extra=None):
         x = train_view(batch_of(task.dataset, batch), settings.image_size, settings, device, generator)
         return loss_of(net, x, torch.from_numpy(targets[batch]).to(device), generator, epoch)
 
+    valid, valid_targets = task.valid.index, task.valid.get("target")
+
+    def after_epoch(epoch):
+        if not len(valid):
+            return {}
+        # On the way there one view will do, the mirrored one only costs time.
+        last = settings if epoch + 1 == settings.epochs else settings.model_copy(update={"mirror": False})
+        said = clean_logits(learner.net, task, last, valid)[:, : len(task.known_classes)].argmax(1)
+        return {"valid_accuracy": float((said.numpy() == valid_targets.to_numpy()).mean())}
+
     known = {"train": data_digest(task.dataset, rows), "targets": zlib.crc32(targets[rows])}
     return fit([learner], on_batch, lambda epoch: {method: rows}, settings, task.device, task.seed, task.folder,
-               method, {**task.identity(), **known}, extra=extra)  # fmt: skip
+               method, {**task.identity(), **known}, after_epoch, extra)  # fmt: skip
 
 
 def clean_logits(net, task, settings, ids):

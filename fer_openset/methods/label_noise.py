@@ -13,13 +13,14 @@ from pydantic import Field
 
 from fer_openset.augment import AugmentSettings, SizeSettings
 from fer_openset.backbones import copy_weights, layout_of, new_net
-from fer_openset.closed_set import batch_of, closed_set_settings, predict, train_closed_set
+from fer_openset.closed_set import ClosedSetSettings, batch_of, predict, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.folds import check_unseen, fold_of
 from fer_openset.methods.noisy_label import NoisyLabelSettings, cross_entropies, noisy_label
 from fer_openset.methods.two_views import two_view_loss
-from fer_openset.settings import Preset, Settings
+from fer_openset.runs import RunFolder, load_record
+from fer_openset.settings import Settings
 
 
 class SelfConfidenceSettings(OptimSettings, AugmentSettings, SizeSettings):
@@ -34,9 +35,7 @@ class SelfConfidenceSettings(OptimSettings, AugmentSettings, SizeSettings):
 
 
 class DisagreementSettings(Settings):
-    """recipe: the preset of params/closed_set.yaml after which the second model is trained."""
-
-    recipe: Preset
+    """None: the second model has the settings that f_close was trained with."""
 
 
 class LossAverageSettings(OptimSettings, AugmentSettings):
@@ -59,13 +58,14 @@ def self_confidence(task, settings):
     rows, labels = task.dataset.rows(task.pool_ids), task.pseudo_labels
     if settings.folds > len(rows):
         raise UserError(f"self_confidence: folds = {settings.folds}, but the pool has {len(rows)} images; take fewer.")
-    fold = fold_of(task.pool_ids, settings.folds, task.seed, "self_confidence")
+    pictures = task.dataset.first_copy[rows]
+    fold = fold_of(task.pool_ids, settings.folds, task.seed, "self_confidence", groups=pictures)
     learners = [_learner(f"f{k}", task, settings) for k in range(settings.folds)]
     target = np.full(len(task.dataset.table), -1)
     target[rows] = labels
     train_on = {x.name: rows[fold != k] for k, x in enumerate(learners)}
-    for k, x in enumerate(learners):
-        check_unseen(train_on[x.name], rows[fold == k])
+    for k in range(settings.folds):
+        check_unseen(pictures[fold != k], pictures[fold == k])
 
     def loss_of(net, batch, generator, epoch):
         y = torch.from_numpy(target[batch]).to(task.device.torch_device)
@@ -85,10 +85,14 @@ def disagreement(task, settings):
     """Jensen-Shannon divergence, in nats, between the predictions of f_close and of a second model trained like it.
 
     Shapes: open_score (M,). Range: [0, log 2]. Direction: larger = more open. The second model has f_close's recipe and
-    known training images, and a seed of its own. Source: members of an ensemble disagree on what none was taught
-    (Lakshminarayanan, Pritzel and Blundell 2017, Sec. 2.4, with the divergence between two members).
+    known training images, and a seed of its own; the recipe is read from f_close's record, overrides included. Source:
+    members of an ensemble disagree on what none was taught (Lakshminarayanan, Pritzel and Blundell 2017, Sec. 2.4, with
+    the divergence between two members). Raises: UserError when f_close has no record beside the task's folder.
     """
-    recipe = closed_set_settings(settings.recipe)
+    folder = RunFolder.closed_set_of(task.folder)
+    recipe = ClosedSetSettings.build(load_record(folder)["settings"]["closed_set"], f"the record in {folder}")
+    # Weights pretrained for a seed are those of the task's: both models start from the same file.
+    recipe = recipe.model_copy(update={"weights": recipe.weights.replace("{seed}", str(task.seed))})
     # A task tells what training needs of a protocol: the known classes, their images, and a name.
     second, _ = train_closed_set(
         task.dataset, task, recipe, task.device, stream_seed(task.seed, "second f_close"), task.folder

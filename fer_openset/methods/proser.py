@@ -5,6 +5,8 @@ placeholders (an image's next best answer after its own class), features mixed w
 placeholders (stand-ins for classes never seen). Known training images only; no pseudo label is read.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import torch
@@ -16,6 +18,8 @@ from fer_openset.errors import UserError
 from fer_openset.fit import stream_seed
 from fer_openset.methods.folds import fold_of
 from fer_openset.methods.known_training import KnownTrainingSettings, clean_logits, fit_known, wider_learner
+from fer_openset.methods.predictions import write_predictions
+from fer_openset.methods.two_norms import unrecorded
 
 CALIBRATION, DECISIONS = "calibration.json", "decisions.csv"
 OPEN = "open"
@@ -28,7 +32,8 @@ class ProserSettings(KnownTrainingSettings):
 
     dummies: number C of dummy outputs, of which the largest counts. beta: both parameters of the mixing share's Beta
     distribution. data_weight, placeholder_weight: weights of the losses on mixtures and on "second best", beside
-    the classification's 1. keep: share of the calibration images that the K+1 decision must leave known.
+    the classification's 1. spare_statistics: mixtures are normalised by their own batch and leave alone the running
+    statistics that images are scored with. keep: share of the calibration images that the K+1 decision leaves known.
     held_out_one_in: without known validation images one in so many known training images of each class is not trained
     on and calibrates instead.
     """
@@ -38,6 +43,7 @@ class ProserSettings(KnownTrainingSettings):
     beta: float = Field(gt=0)
     data_weight: float = Field(ge=0)
     placeholder_weight: float = Field(ge=0)
+    spare_statistics: bool = True
     keep: float = Field(gt=0, lt=1)
     held_out_one_in: int = Field(ge=2)
 
@@ -46,11 +52,14 @@ def proser(task, settings):
     """The largest dummy logit minus the largest known logit.
 
     Shapes: open_score (M,). Range: all reals. Direction: larger = more open. Also writes `calibration.json` and
-    `decisions.csv`: for each pool image a known class or `open`, by the largest of the K+1 calibrated logits.
+    `decisions.csv`: for each pool image a known class or `open`, by the largest of the K+1 calibrated logits; and
+    `predictions.csv`, the known class of the largest known logit.
     Paper: classifier and data placeholders; calibration. Differs: the authors' softmax over K+1 logits at temperature
     1024 ranks as this difference does, and is not computed; pairs of one class are left out of the loss on mixtures,
-    for they are no new class; Nesterov's momentum, and no decay of biases and norms (this workbook's SGD); the
-    authors' max(AUC, 1 - AUC) is not repeated. Raises: UserError with one known class, or with nothing to calibrate on.
+    for they are no new class; mixtures stay out of the running statistics (authors: half of what stage 4 records is
+    mixtures, and images are scored with it); one optimiser for all epochs (authors: a new one each epoch, which forgets
+    the momentum); Nesterov's momentum, and no decay of biases and norms (this workbook's SGD); the authors'
+    max(AUC, 1 - AUC) is not repeated. Raises: UserError with one known class, or with nothing to calibrate on.
     """
     n_known = len(task.known_classes)
     if n_known < 2:
@@ -67,6 +76,7 @@ def proser(task, settings):
     scores = pd.Series(dummy_lead(pool).numpy(), index=task.pool_ids)
     bias = calibrate(dummy_lead(known).numpy(), settings.keep)
     _write_decisions(task, pool, bias)
+    write_predictions(task, pool)
     kept = float((dummy_lead(known).numpy() + bias <= 0).mean())
     found = {"bias": bias, "kept": kept, "images": len(calibration), "images_from": origin}
     atomic.write_json(task.folder / CALIBRATION, found)
@@ -123,7 +133,8 @@ def _loss(net, x, y, n_known, settings, device, generator):
     half = len(y) // 2
     with device.autocast():
         mixed, new = mix(net.until(x[:half], MIX_AFTER), y[:half], settings.beta, generator)
-        of_mixed = with_dummy(net.classify(net.since(mixed, MIX_AFTER)), n_known)
+        with unrecorded(net) if settings.spare_statistics else nullcontext():
+            of_mixed = with_dummy(net.classify(net.since(mixed, MIX_AFTER)), n_known)
         clean = with_dummy(net(x[half:]), n_known)
     y = y[half:]
     loss_data = mixture_loss(of_mixed, new)

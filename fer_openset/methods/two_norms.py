@@ -1,7 +1,8 @@
-"""Two sets of batch normalisation in one network: real images keep theirs, fakes get a copy.
+"""Batch normalisation of what is no photograph: the statistics that real images are scored with must not see it.
 
 Fakes have other statistics than photographs. Normalised with the same running means they would spoil the ones that
-real images are scored with, so every BatchNorm2d gets a twin. Source: Xie et al. (2020), as DIAS uses it.
+real images are scored with. So every BatchNorm2d gets a twin for them (`split_norms`; Xie et al. 2020, as DIAS uses
+it), or they pass with statistics of their own that are recorded nowhere (`unrecorded`).
 """
 
 import copy
@@ -40,6 +41,22 @@ def split_norms(net):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, TwoNorms(child))
     return net
+
+
+@contextmanager
+def unrecorded(net):
+    """Within it a network in training mode normalises by the batch's own statistics and records them nowhere.
+
+    For plain BatchNorm2d layers what `borrowed` is for twins; in evaluation mode it changes nothing.
+    """
+    layers = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from test_statistics import run
 from fer_openset import ablation_report as report
 from fer_openset import metrics
 from fer_openset.ablations import load_ablation
+from fer_openset.statistics import sizes
 
 WHERE = {"dataset": "synthetic", "preset": "demo", "method": "noisy_label"}
 
@@ -41,6 +42,29 @@ def test_ticks_follow_the_settings():
     assert tuple(table.loc["only_cycle_training"][:3]) == ("", "", "✓")
 
 
+def test_table_5_begins_with_the_baselines_of_each_alignment():
+    runs = rows({"auroc": 0.6}, {"auroc": 0.7, "method": "msp"}, {"auroc": 0.8, "method": "pseudo_label_ce"},
+                {"auroc": 0.9, "method": "energy"}, {"auroc": 0.9, "method": "msp", "open_classes": "fear"},
+                {"auroc": 0.5, "method": "msp", "variant": "pool_blur"},
+                {"auroc": 0.2, "alignment": "as_released", "variant": "none_of_three"},
+                {"auroc": 0.3, "alignment": "as_released"},
+                {"auroc": 0.1, "alignment": "as_released", "method": "msp"})  # fmt: skip
+    table = report.table5(runs, "synthetic", "demo")
+    assert table["method"].tolist() == ["msp", "pseudo_label_ce", "noisy_label", "msp", "noisy_label", "noisy_label"]
+    assert table["difference"].tolist() == pytest.approx([0.1, 0.2, 0, -0.2, -0.1, 0])
+    assert table.loc[0, "LR cycle"] == "" and table.loc[2, "LR cycle"] == "✓"
+    assert report.table5(runs, "ferplus", "demo").empty
+
+
+def test_the_effect_of_a_part_is_read_from_rows_that_differ_in_it_alone():
+    variants = {"default": 0.9, "lr_cycle_cycle_training": 0.7, "only_attention": 0.5, "none_of_three": 0.6}
+    runs = rows(*({"variant": v, "auroc": a} for v, a in variants.items()), {"method": "msp", "auroc": 0.0})
+    found = report.part_effects(report.table5(runs, "synthetic", "demo")).set_index("part")
+    assert found.index.tolist() == ["attention"] and found.loc["attention", "n_pairs"] == 2
+    assert found.loc["attention", "difference"] == pytest.approx((0.2 - 0.1) / 2)
+    assert report.part_effects(report.table5(runs[:0], "synthetic", "demo")).empty
+
+
 def test_ablation_rows_are_told_from_headline_rows():
     runs = rows({}, {"variant": "single_net"}, {"variant": "single_net", "method": "msp"}, {"variant": "mine"})
     assert report.is_ablation(runs).tolist() == [False, True, False, False]
@@ -66,3 +90,5 @@ def test_scores_kept_by_epoch_become_the_sweep(workplace):
     report.write_epochs(workplace.results / "none")
     assert report.epochs_path().read_bytes() == text
     assert report.sweep(table, "fig5_resnet50", "synthetic", "demo").empty
+    of = report.swept_runs(table, "fig5_resnet18", "synthetic", "demo")
+    assert of["variant"].tolist() == ["r18_weight_1", "r18_weight_5"] and sizes(of).startswith("n: 1 seed a cell")

@@ -12,6 +12,7 @@ from tiny import CPU, small_net, tiny_dataset
 from fer_openset import arrays, closed_set, embeddings, paper_data, pipeline, protocol, report, variants
 from fer_openset.errors import UserError
 from fer_openset.methods import noisy_label, pool_novelty
+from fer_openset.methods.folds import pool_folds
 from fer_openset.metrics import auroc
 from fer_openset.pools import pool_names, pool_settings
 from fer_openset.runs import RunFolder
@@ -76,7 +77,7 @@ def test_features_show_only_held_out_test_images(made):
     found, about = embeddings.feature_arrays(FOLDER)
     assert found["panel"].tolist() == ["f_close", "noisy_label", "pool_novelty"]
     pool = made.protocol.pool
-    held_out = pool_novelty.fold_of(pool.index, 2, 0, 0, "pool") == 0
+    held_out = pool_folds(made.dataset, pool.index, 2, 0) == 0
     expected = pool[held_out & (pool["split"] == "test").to_numpy()]
     assert found["place"].shape == (3, len(expected), 2) and about["n"] == len(expected)
     assert sorted(found["label"]) == sorted(expected["label"]) and np.isfinite(found["place"]).all()
@@ -152,11 +153,35 @@ def test_shares_and_variants_are_rebuilt_and_merged(workplace):
         variants.read_variants()
 
 
-def test_what_f_close_started_from():
-    rows = [("rafdb", "paper", "closed_set", "default", {"init": "pretrained"}),
-            ("ferplus", "cpu", "closed_set", "default", {"lr": 0.1})]  # fmt: skip
-    table = pd.DataFrame(rows, columns=[*variants.KEY, "settings"])
-    assert variants.initial_weights(table) == {("rafdb", "paper"): "pretrained", ("ferplus", "cpu"): "random"}
+def test_each_f_close_keeps_what_it_started_from(workplace):
+    """One of another class or seed is not overwritten; what other steps leave beside it is not taken for it."""
+    for open_classes, seed, init in (("fear", 0, "scratch"), ("fear", 1, "pretrained"), ("anger", 0, "pretrained")):
+        root = workplace.results / "runs" / "rafdb" / "paper" / open_classes / f"seed{seed}"
+        started = {"weights": {"path": "a.pth"}} if init == "pretrained" else {}
+        record = {"dataset": "rafdb", "preset": "paper", "settings": {"closed_set": {"init": init}}}
+        for folder, more in (("closed_set", started), ("pools/blur", {}), ("pseudo_labels", {}), ("pretraining", {})):
+            (root / folder).mkdir(parents=True)
+            (root / folder / "run.json").write_text(json.dumps(record | more))
+    variants.write_variants()
+    read = variants.read_variants()
+    assert set(read["method"]) == {"closed_set"}
+    found = {(r.open_classes, r.seed): (r.settings["init"], r.weights) for r in read.itertuples()}
+    assert found == {("anger", "0"): ("pretrained", {"path": "a.pth"}), ("fear", "0"): ("scratch", {}),
+                     ("fear", "1"): ("pretrained", {"path": "a.pth"})} and len(read) == 3  # fmt: skip
+
+
+def test_rows_of_earlier_versions_are_read_and_make_way(workplace):
+    path = variants.variants_path()
+    path.parent.mkdir(parents=True)
+    kept, replaced = "ferplus,cpu,msp,default,{}", 'ferplus,cpu,noisy_label,default,"{""lr"": 9.0}"'
+    path.write_text(f"dataset,preset,method,variant,settings\n{kept}\n{replaced}\n")
+    read = variants.read_variants()
+    assert read["seed"].tolist() == ["", ""] and read["weights"].tolist() == [{}, {}]
+    save_run(workplace.results, settings={"lr": 1.0})
+    table = variants.write_variants()
+    assert table[["method", "open_classes", "seed"]].to_numpy().tolist() == [
+        ["msp", "", ""], ["noisy_label", "fear", "0"]]  # fmt: skip
+    assert variants.settings_by_variant(table, "ferplus", "cpu", "noisy_label") == {"default": {"lr": 1.0}}
 
 
 def test_distance_ratio_on_planted_classes():
@@ -221,8 +246,8 @@ def table_of(*changes):
 
 
 def variants_of(**sets):
-    rows = [("ferplus", "cpu", "noisy_label", v, s) for v, s in sets.items()]
-    return pd.DataFrame(rows, columns=[*variants.KEY, "settings"])
+    rows = [("ferplus", "cpu", "surprise", "0", "noisy_label", v, s, {}) for v, s in sets.items()]
+    return pd.DataFrame(rows, columns=[*variants.KEY, *variants.JSON])
 
 
 def test_a_sweep_is_found_by_its_settings():

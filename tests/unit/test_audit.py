@@ -1,5 +1,7 @@
 """The audit finds a scramble that was planted, and finds none where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,19 +35,26 @@ def test_chi_square_edges():
     assert audit.entropy_share([4, 4]) == 1 and audit.entropy_share([4, 0]) == 0
 
 
+SURPRISED = (0.6, 0.2, 0.05, 0.05, 0.05, 0.05)  # how f_close labels open images
+
+
 def published(folder, scrambled, moved_name="train_%05d"):
     """A label list like RAF-DB's and pseudo labels of its surprise images, read by position or as they belong."""
     rng = np.random.default_rng(0)
     names = [moved_name % i for i in range(1, 3001)]
     numbers = rng.integers(1, 8, 3000)
-    tests = [f"test_{i:04d}.jpg {rng.integers(1, 8)}" for i in range(1, 50)]
+    tests = [f"test_{i:04d}.jpg {k}" for i, k in enumerate(rng.integers(1, 8, 700), 1)]
     label_list = folder / "list_patition_label.txt"
     label_list.write_text("\n".join([f"{n}.jpg {k}" for n, k in zip(names, numbers, strict=True)] + tests) + "\n")
-    says = np.where(numbers == 1, rng.integers(0, 6, 3000), numbers - 2)  # f_close: right about known images
+    says = np.where(numbers == 1, rng.choice(6, 3000, p=SURPRISED), numbers - 2)  # f_close: right about known images
     source = pd.Index(names).get_indexer(released_source(pd.Index(names)))
     lines = [f"/home/me/{n}_aligned.jpg {says[source[i]] if scrambled else says[i]}\n"
              for i, n in enumerate(names) if numbers[i] == 1]  # fmt: skip
     file = folder / "predicted_labels_open0.txt"
+    for test in tests:
+        name, number = test.split(".jpg ")
+        label = rng.choice(6, p=SURPRISED) if number == "1" else int(number) - 2
+        lines.append(f"/home/me/{name}_aligned.jpg {label}\n")
     file.write_text("".join(lines))
     return file, label_list
 
@@ -55,6 +64,33 @@ def test_replay_recognises_the_scramble(tmp_path):
     assert found.agree == found.hits_known and found.hits_known > 300
     assert found.open_train == found.hits_known + found.hits_open
     assert found.best_random < 0.3
+
+
+@pytest.mark.parametrize("scrambled", [True, False])
+def test_counts_of_a_file_tell_whether_its_labels_belong(tmp_path, scrambled):
+    file, label_list = published(tmp_path, scrambled)
+    with file.open("a") as more:  # a known training image: no pool holds it
+        more.write("train_99999_aligned.jpg 0\n")
+    with label_list.open("a") as more:
+        more.write("train_99999.jpg 2\n")
+    counts = audit.count_published(file, label_list)
+    assert list(counts.columns) == list(audit.released_counts().columns) == list(BASIC)
+    assert set(counts.index) == set(audit.released_counts().index)
+    numbers = [line.split() for line in label_list.read_text().splitlines()]
+    n_open = sum(name.startswith("train") and k == "1" for name, k in numbers)
+    assert counts.loc["open train"].sum() == n_open and counts.loc[audit.TRUE_LABELS].sum() == 3001
+    assert counts.loc[["closed test", "open test"]].sum().sum() == 700 and not counts.loc["open train", "surprise"]
+    known = list(BASIC[1:])
+    train, test = counts.loc["open train", known], counts.loc["open test", known]
+    shares = audit.random_image_shares(counts.loc[audit.TRUE_LABELS], test, ["surprise"])
+    said = audit.verdict(audit.chi_square_two(train, test)[2]), audit.verdict(audit.chi_square_fit(train, shares)[2])
+    assert said == (("not labelled like", "labelled like") if scrambled else ("labelled like", "not labelled like"))
+    assert audit.verdict(float("nan")) == "not comparable with"
+
+
+def test_counts_agree_with_the_replay(tmp_path):
+    files = published(tmp_path, scrambled=True)
+    assert audit.count_published(*files).loc["open train"].sum() == audit.replay(*files).open_train
 
 
 def test_replay_finds_nothing_in_labels_that_belong(tmp_path):
@@ -68,6 +104,10 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         audit.replay(file, label_list, "fear")
     with pytest.raises(UserError, match="not readable as text"):
         audit.replay(tmp_path / "none.txt", label_list)
+    with file.open("a") as more:
+        more.write("test_9999_aligned.jpg 1\n")
+    with pytest.raises(UserError, match="no line for 1 images .*first: test_9999"):
+        audit.count_published(file, label_list)
     file.write_text("train_00001_aligned.jpg 9\n")
     with pytest.raises(UserError, match="line 1: expected an image's name and a number from 0 to 5"):
         audit.replay(file, label_list)
@@ -114,13 +154,31 @@ def opened(preset="demo", seed=0):
     return pipeline.open_step(RunParameters.build(given, "test"))
 
 
-def test_scrambled_labels_of_a_run_are_told_from_its_aligned_ones(place):
-    step = opened()
+def with_pseudo_labels(step):
     settings = closed_set_settings("demo")
     model, history = closed_set.train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
     pipeline.save_closed_set(step, settings, history)
     outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, settings, CPU)
     pipeline.save_pseudo_labels(step, settings, outputs)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_pool_with_open_images_of_one_split_is_counted_and_does_not_stop_the_audit(place, monkeypatch, capsys, split):
+    whole = tiny_dataset({"train": 10, "valid": 2, "test": 6})
+    kept = ((whole.table["label"] != "sadness") | (whole.table["split"] == split)).to_numpy()
+    dataset = replace(whole, table=whole.table[kept], images=whole.images[kept])
+    for module in (pipeline, protocol):
+        monkeypatch.setattr(module, "load_dataset", lambda *given, **more: dataset)
+    with_pseudo_labels(opened())
+    capsys.readouterr()
+    tables = audit_runs.write_tables()
+    absent = {"train": "open test", "test": "open train"}[split]
+    assert f"the pool has no {absent} images, so its labels are counted but not compared" in capsys.readouterr().out
+    assert tables["audit_labels"].empty and set(tables["audit_counts"]["part"]) == {"closed test", f"open {split}"}
+
+
+def test_scrambled_labels_of_a_run_are_told_from_its_aligned_ones(place):
+    with_pseudo_labels(opened())
     tables = audit_runs.write_tables()
     labels = tables["audit_labels"].set_index("alignment")
     right, scrambled = labels.loc["aligned"], labels.loc["as_released"]

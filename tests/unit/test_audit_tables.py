@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_report import frame
 
-from fer_openset import audit, audit_figures, audit_tables
+from fer_openset import audit, audit_figures, audit_summary, audit_tables, statistics
 from fer_openset.errors import UserError
 from fer_openset.settings import ROOT
 
@@ -24,17 +24,65 @@ def test_two_by_two_holds_what_ran_under_both_alignments():
     assert audit_tables.two_by_two(frame(BOTH[0])).empty and audit_tables.two_by_two(frame()).empty
 
 
+def test_two_by_two_averages_the_same_seeds_on_both_sides():
+    runs = frame({"auroc": 0.6}, {"auroc": 0.5, "alignment": "as_released"},
+                 *({"auroc": 0.9, "seed": seed} for seed in (1, 2)),
+                 {"auroc": 0.1, "seed": 3, "alignment": "as_released"})  # fmt: skip
+    (row,) = audit_tables.two_by_two(runs).to_dict("records")
+    assert row["aligned"].startswith("0.600 [") and row["as_released"].startswith("0.500 [")
+    assert audit_tables.two_by_two(runs[runs["seed"] != 0]).empty
+
+
+def test_the_page_carries_paired_intervals_of_the_same_seeds():
+    values = ["ferplus", "paper", "surprise", 0, "msp", "as_released", "default", "msp", "aligned", "default"]
+    key = dict(zip(statistics.DIFFERENCE_KEY, values, strict=True))
+    rows = [{"difference": -0.14, "lo": -0.2, "hi": -0.1}, {"seed": 1, "difference": 9, "lo": 9, "hi": 9},
+            {"alignment_b": "as_released", "method_b": "noisy_label", "difference": 8, "lo": 8, "hi": 8}]  # fmt: skip
+    differences = pd.DataFrame([{**key, **row} for row in rows])
+    labels, counts = audit_tables.read_table("audit_labels"), audit.released_counts()
+    page = audit_summary.summary(counts, audit.recorded_replay(), labels, frame(*BOTH), differences, False)
+    assert "msp 0.650 aligned, 0.510 as released (-0.140 [-0.200, -0.100], n = 1)" in page
+    assert "noisy_label 0.590 aligned, 0.770 as released (no paired test, n = 1)" in page
+
+
+def test_the_wording_of_the_first_item_follows_the_counts():
+    counts, replay = audit.released_counts(), audit.recorded_replay()
+    counts.loc["open train"] = counts.loc["open test"] * 4  # labels that belong to their images
+    page = audit_summary.summary(counts, replay, audit_tables.read_table("audit_labels"), frame(),
+                                 statistics.read_differences(), True)  # fmt: skip
+    assert "are labelled like the 329 open test images" in page and "but not labelled like random training" in page
+    assert "surprise open (counted here)" in page
+
+
+def test_sentences_about_the_baselines_follow_the_tables():
+    released = {"alignment": "as_released"}
+    runs = frame({**released, "auroc": 0.4, "auroc_lo": 0.3, "auroc_hi": 0.45}, {"auroc": 0.7},
+                 {**released, "method": "energy", "auroc": 0.51, "auroc_lo": 0.49, "auroc_hi": 0.53},
+                 {**released, "method": "maxlogit", "auroc": 0.6, "auroc_lo": 0.55, "auroc_hi": 0.65})  # fmt: skip
+    (line,) = audit_summary.baseline_lines(runs)
+    assert "msp 0.400 [0.300, 0.450], below chance, n = 1" in line and "0.530], not distinguishable from chance" in line
+    assert "0.650], above chance" in line and audit_summary.baseline_lines(frame()) == []
+    where = {"dataset": "d", "preset": "p", "open_classes": "fear", "epochs": 2, "alignment": "as_released"}
+    rows = [{**where, "method": m, "epoch": e, "auroc": 0.5 + step * e, "train_accuracy": 0.4 + 0.1 * e}
+            for m, step in (("msp", -0.1), ("pseudo_label_ce", 0.1)) for e in (1, 2)]  # fmt: skip
+    (line,) = audit_summary.learning_lines(pd.DataFrame(rows))
+    assert "0.500 to 0.600; as released msp 0.400 to 0.300 (falls); pseudo_label_ce 0.600 to 0.700 (rises)" in line
+    assert audit_summary.learning_lines(audit_tables.read_epochs()[:0]) == []
+
+
 def test_the_page_says_what_the_tables_hold():
+    none = statistics.read_differences()[:0]
     empty = audit_tables.read_table("audit_labels")
     counts, replay = audit.released_counts(), audit.recorded_replay()
-    page = audit_tables.summary(counts, replay, empty, frame(), False)
-    assert "chi-square 192 on 5 degrees of freedom" in page and "(chi-square 2.4, p = 0.80)" in page
+    page = audit_summary.summary(counts, replay, empty, frame(), none, False)
+    assert "chi-square 192 on 5 degrees of freedom" in page and "(chi-square 2.4, p = 0.8)" in page
     assert "Replay (as recorded).** 1,146 of 1,146" in page and page.count("no runs yet") == 2
     labels = pd.DataFrame([{**dict.fromkeys(empty.columns, 0), "dataset": "ferplus", "preset": "cpu", "alignment": a,
                             "bits": b} for a, b in (("aligned", 0.21), ("as_released", -0.003))])  # fmt: skip
-    page = audit_tables.summary(counts, replay, labels, frame(*BOTH), True)
+    page = audit_summary.summary(counts, replay, labels, frame(*BOTH), none, True)
     assert "aligned 0.210 bits, as_released -0.003 bits" in page and "replayed here" in page
-    assert "msp 0.650 aligned, 0.510 as released (n = 1)" in page and "pool_novelty" not in page
+    assert "are not labelled like the 329" in page and "but labelled like random" in page
+    assert "msp 0.650 aligned, 0.510 as released (no paired test, n = 1)" in page and "pool_novelty" not in page
 
 
 def test_missing_tables_are_empty_with_their_columns(workplace):
@@ -61,6 +109,6 @@ def test_figures_draw_what_they_are_given():
 
 
 def test_the_report_does_not_load_torch():
-    code = "import sys, fer_openset.audit, fer_openset.audit_tables, fer_openset.audit_figures, fer_openset.statistics"
+    code = "import sys, fer_openset.audit, fer_openset.audit_summary, fer_openset.audit_figures, fer_openset.statistics"
     done = subprocess.run([sys.executable, "-c", code + "; sys.exit('torch' in sys.modules)"], cwd=ROOT)
     assert done.returncode == 0

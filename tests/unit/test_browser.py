@@ -103,6 +103,15 @@ def test_where_nobody_can_click_there_are_tables(results, monkeypatch):
     assert type(browser.browse()).__name__ == "VBox"
 
 
+def test_in_the_tables_only_default_variants_compete(results):
+    row = dict.fromkeys(report.RUN_COLUMNS, 0.5) | dict(
+        zip(report.KEY, [*"dpo", "aligned", "msp", "default", 0], strict=True)
+    )
+    others = [{"method": "energy", "auroc": 0.4}, {"auroc": 0.9, "variant": "pool_blur"}]
+    page = browser.static_table(pd.DataFrame([row, *({**row, **other} for other in others)])).data
+    assert page.count("<b>") == 1 and "<b>0.500 [" in page and "0.900 [" in page
+
+
 def committed(results):
     """Table and scores of the runs as a clone holds them; the smoke run is not among them."""
     report.write_tables()

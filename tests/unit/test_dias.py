@@ -22,6 +22,7 @@ from fer_openset.methods import dias as module
 from fer_openset.methods import method_settings
 from fer_openset.methods.dias import DiasSettings, Simulator, dias, smoothed, staged
 from fer_openset.methods.gan import Discriminator, Generator, new_gan
+from fer_openset.methods.predictions import read_predictions
 from fer_openset.methods.task import Task
 from fer_openset.methods.two_norms import BORROWED, FAKE, TwoNorms, norms, split_norms
 
@@ -125,6 +126,8 @@ def test_images_of_an_unseen_class_get_the_high_scores(tmp_path, change):
     assert scores.index.equals(task.pool_ids) and scores.dtype == "float64"
     assert scores.between(-1, -1 / 3).all()
     assert metrics.auroc(scores.to_numpy(), is_open) > 0.9
+    labels = task.dataset.table.loc[task.pool_ids, "label"].to_numpy()
+    assert (np.array(task.known_classes)[read_predictions(task)] == labels)[~is_open].mean() > 0.9
 
 
 def test_fakes_get_near_uniform_predictions_and_real_images_certain_ones(tmp_path):
@@ -415,12 +418,17 @@ def test_a_gan_depends_on_its_seed_alone():
 # Settings and errors
 
 
+@pytest.mark.parametrize("preset", ["cpu", "paper"])
+def test_the_three_that_train_on_known_images_start_alike(preset):
+    assert {method_settings(name, preset).init for name in ("eow", "proser", "dias")} == {"f_close"}
+
+
 def test_the_paper_preset_holds_the_authors_values_and_the_cpu_preset_fine_tunes():
     paper, cpu = (method_settings("dias", preset) for preset in ("paper", "cpu"))
     assert (paper.gan_weight, paper.copycat_weight, paper.copycat_smoothing) == (0.1, 0.1, 0.5)
     assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs) == ("sgd", 0.1, 64, 200)
     assert (paper.schedule, paper.milestones, paper.gamma) == ("steps", (60, 120, 180), 0.1)
-    assert (paper.gan_lr, paper.gan_beta1, paper.noise_size, paper.init) == (2e-4, 0.5, 100, "scratch")
+    assert (paper.gan_lr, paper.gan_beta1, paper.noise_size, paper.init) == (2e-4, 0.5, 100, "f_close")
     assert (cpu.init, cpu.optimizer, cpu.lr) == ("f_close", "adam", 2e-4)
 
 

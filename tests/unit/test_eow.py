@@ -20,6 +20,7 @@ from fer_openset.methods import eow as module
 from fer_openset.methods import known_training, method_settings
 from fer_openset.methods.eow import BOTH_SCORES, EowSettings, draw_samples, eow, langevin, log_extra, open_scores
 from fer_openset.methods.known_training import clean_logits, wider_learner
+from fer_openset.methods.predictions import read_predictions
 from fer_openset.methods.task import Task
 
 CLASSES, OPEN = ("fear", "disgust", "happiness", "anger"), "happiness"  # the open one lies between two known ones
@@ -68,6 +69,15 @@ def test_images_of_an_unseen_class_get_the_high_scores(tmp_path, change):
     both = pd.read_csv(tmp_path / BOTH_SCORES, index_col="sample_id")
     assert list(both) == ["one_minus_max", "extra_class"]
     np.testing.assert_allclose(both.loc[scores.index, change.get("score", "one_minus_max")], scores)
+
+
+def test_what_the_classifier_predicts_is_left_for_the_metrics(tmp_path):
+    task, is_open = planted(tmp_path, tiny_dataset({"train": 30, "valid": 5, "test": 20}, CLASSES))
+    eow(task, settings_of(mirror=True))
+    labels = task.dataset.table.loc[task.pool_ids, "label"].to_numpy()
+    assert (np.array(KNOWN)[read_predictions(task)] == labels)[~is_open].mean() > 0.95
+    told = pd.read_csv(tmp_path / "history.csv")["valid_accuracy"]
+    assert len(told) == 5 and told.iloc[-1] > 0.95
 
 
 def test_training_calls_the_samples_class_k_plus_1_and_only_training_on_them_does(tmp_path, monkeypatch):

@@ -43,7 +43,8 @@ def test_every_grid_of_the_repository_loads(path):
 
 @pytest.mark.parametrize(
     ("name", "table", "dataset"),
-    [("table1", "1", "rafdb"), ("table1", "1", "ferplus"), ("table2", "2", "rafdb"), ("table2_ferplus", "2", "rafdb"),
+    [("table1", "1", "rafdb"), ("table1", "1", "ferplus"), ("table1_ferplus", "1", "ferplus"),
+     ("table2", "2", "rafdb"), ("table2_ferplus", "2", "rafdb"),
      ("table3_compound", "3", "rafdb_compound"), ("table3_contempt", "3", "affectnet")],
 )  # fmt: skip
 def test_the_papers_tables_hold_the_papers_open_sets(name, table, dataset):
@@ -53,6 +54,14 @@ def test_the_papers_tables_hold_the_papers_open_sets(name, table, dataset):
     jobs = load_grid(ROOT / "params" / "grids" / f"{name}.yaml").jobs()
     found = {job.folder.open_classes for job in jobs if job.folder.dataset == dataset or name == "table2_ferplus"}
     assert found == wanted and len(wanted) == {"1": 7, "2": 11, "3": 1}[table]
+
+
+def test_table_1_on_ferplus_has_the_methods_of_table_1_and_repeats_nothing_of_the_rivals():
+    small, rivals, whole = (load_grid(ROOT / "params" / "grids" / f"{name}.yaml")
+                            for name in ("table1_ferplus", "ferplus_rivals", "table1"))  # fmt: skip
+    assert small.methods == whole.methods == rivals.methods and small.alignments == ["aligned"]
+    labels = {job.label for job in small.jobs()}
+    assert labels.issuperset(job.label for job in rivals.jobs())
 
 
 def test_every_combination_is_one_job_and_comes_after_what_it_needs(write):
@@ -207,6 +216,8 @@ def test_an_ablation_adds_its_variants_for_its_method_under_its_alignments(write
         ("method: noisy_label\nvariants: {default: {nets: 1}}", {}, "'default' is taken"),
         ("method: noisy_label\nvariants: {a: {}}", {}, "overrides nothing"),
         ("method: noisy_label\nvariant: {a: {nets: 1}}", {}, "the key 'variants' is missing"),
+        ("method: noisy_label\nvariants: {a: {nets: 1}}\npresets: {dem: {}}", {}, "did you mean 'demo'"),
+        ("method: noisy_label\nvariants: {abc: {nets: 1}}\npresets: {demo: {abd: {}}}", {}, "did you mean 'abc'"),
     ],
 )
 def test_a_mistake_in_an_ablation_is_one_sentence(write, ablations, text, changes, expected):
@@ -223,10 +234,34 @@ def test_every_set_of_the_repository_changes_valid_settings(name, preset):
 
     ablation = sets.load_ablation(name)
     plain = method_settings(ablation.method, preset)
-    found = {v: method_settings(ablation.method, preset, changes) for v, changes in ablation.variants.items()}
+    found = {v: method_settings(ablation.method, preset, changes) for v, changes in ablation.in_preset(preset).items()}
     assert len({s.model_dump_json() for s in found.values()}) == len(found)
     same = [variant for variant, settings in found.items() if settings == plain]
     assert same == (["from_scratch"] if (name, preset) == ("controls", "paper") else [])
+
+
+@pytest.mark.parametrize("preset", ["smoke", "demo", "cpu", "paper"])
+def test_nets_that_take_turns_both_have_one(preset):
+    from fer_openset.methods import method_settings
+
+    changes = sets.load_ablation("controls").in_preset(preset)["turns_by_cycle"]
+    settings = method_settings("noisy_label", preset, changes)
+    assert settings.alternate == "cycle"
+    assert settings.epochs - settings.warmup_epochs >= 2 * settings.cycle_length
+
+
+def test_a_preset_may_change_a_variant(write, ablations):
+    ablations("heads", "method: noisy_label\nvariants: {one: {nets: 1}}\npresets: {demo: {one: {epochs: 3}}}\n")
+    for preset, overrides in (("smoke", {"nets": 1}), ("demo", {"nets": 1, "epochs": 3})):
+        jobs = load_grid(write(preset=preset, ablations={"heads": ["aligned"]})).jobs()
+        assert [job.overrides for job in jobs if job.variant == "one"] == [overrides]
+
+
+def test_one_label_for_all_open_images_is_left_out_where_its_class_is_open(write, ablations):
+    ablations("heads", "method: noisy_label\nvariants: {one_label: {oracle_open_label: happiness}}\n")
+    opened = ["surprise", "happiness", "fear+happiness"]
+    jobs = load_grid(write(open_classes=opened, ablations={"heads": ["aligned"]})).jobs()
+    assert [job.folder.open_classes for job in jobs if job.variant == "one_label"] == ["surprise"]
 
 
 def test_table_5_is_every_combination_of_its_three_parts():

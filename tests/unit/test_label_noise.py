@@ -11,6 +11,7 @@ from test_noisy_label import planted
 from tiny import CPU, killed_at_call, small_net, tiny_dataset
 
 from fer_openset import closed_set, metrics
+from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import ClosedSetSettings, predict, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.fit import stream_seed
@@ -28,6 +29,7 @@ from fer_openset.methods.label_noise import (
 from fer_openset.methods.noisy_label import NoisyLabelSettings
 from fer_openset.methods.task import Task
 from fer_openset.protocol import make_protocol
+from fer_openset.runs import RunFolder, save_record
 
 
 @pytest.fixture(autouse=True)
@@ -138,53 +140,91 @@ def closed(tmp_path_factory):
     return task, protocol, settings
 
 
+def method_folder(root, settings):
+    """A folder of `disagreement` below `root`, beside the record of an f_close of these settings."""
+    folder = root / "methods" / "disagreement" / "aligned" / "default"
+    folder.mkdir(parents=True)
+    assert RunFolder.closed_set_of(folder) == root / "closed_set"
+    save_record(root / "closed_set", {"settings": {"closed_set": settings.model_dump(mode="json")}})
+    return folder
+
+
 def test_the_second_model_has_f_closes_recipe_and_a_seed_of_its_own(closed, tmp_path, monkeypatch):
     task, protocol, settings = closed
-    monkeypatch.setattr(module, "closed_set_settings", lambda preset: settings)
     calls, train = [], module.train_closed_set
     monkeypatch.setattr(module, "train_closed_set", lambda *a: calls.append(a) or train(*a))
-    scores = disagreement(task(tmp_path), DisagreementSettings(recipe="smoke"))
-    _, given, recipe, _, seed, folder = calls[0]
-    assert recipe is settings and seed == stream_seed(0, "second f_close") != 0 and folder == tmp_path
+    folder = method_folder(tmp_path, settings)
+    scores = disagreement(task(folder), DisagreementSettings())
+    _, given, recipe, _, seed, trained_in = calls[0]
+    assert recipe == settings and seed == stream_seed(0, "second f_close") != 0 and trained_in == folder
     assert given.train.equals(protocol.train) and given.known_classes == protocol.known_classes
     assert given.name == protocol.name
-    second = closed_set.load_model(tmp_path, CPU)
-    logits = predict(second.net, task(tmp_path).dataset, task(tmp_path).dataset.rows(scores.index), 32, 64, CPU)
-    np.testing.assert_allclose(scores, jensen_shannon(task(tmp_path).pool_logits.to_numpy(), logits), atol=1e-6)
+    second = closed_set.load_model(folder, CPU)
+    logits = predict(second.net, task(folder).dataset, task(folder).dataset.rows(scores.index), 32, 64, CPU)
+    np.testing.assert_allclose(scores, jensen_shannon(task(folder).pool_logits.to_numpy(), logits), atol=1e-6)
     assert scores.between(0, np.log(2)).all() and scores.nunique() == len(scores)
 
 
-def test_disagreement_finds_logits_that_belong_to_other_images(closed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("override", [{"epochs": 2}, {"label_smoothing": 0.2, "epochs": 1}])
+def test_the_second_model_follows_an_f_close_with_overrides(closed, tmp_path, override):
+    """Nothing but the seed may differ, also where f_close is not as params/closed_set.yaml has it."""
+    task, _, _ = closed
+    settings = closed_set.closed_set_settings("smoke", override)
+    folder = method_folder(tmp_path, settings)
+    disagreement(task(folder), DisagreementSettings())
+    run = load_tensors(folder / "checkpoint.safetensors")[1]["run"]
+    assert run["settings"] == settings.model_dump(mode="json") and run["settings"]["epochs"] == override["epochs"]
+
+
+def test_both_models_start_from_the_weights_of_one_seed(closed, tmp_path, monkeypatch):
+    task, _, settings = closed
+    calls = []
+
+    def stop(*given):
+        calls.append(given[2])
+        raise KeyError
+
+    monkeypatch.setattr(module, "train_closed_set", stop)
+    started = settings.model_copy(update={"init": "pretrained", "weights": "{dataset}/seed{seed}/body.safetensors"})
+    with pytest.raises(KeyError):
+        disagreement(task(method_folder(tmp_path, started), seed=3), DisagreementSettings())
+    assert calls[0].weights == "{dataset}/seed3/body.safetensors"
+
+
+def test_without_f_closes_record_there_is_no_second_model(closed, tmp_path):
+    task, _, settings = closed
+    folder = method_folder(tmp_path, settings)
+    (tmp_path / "closed_set" / "run.json").unlink()
+    with pytest.raises(UserError, match="closed_set/run.json: this step has not run yet"):
+        disagreement(task(folder), DisagreementSettings())
+
+
+def test_disagreement_finds_logits_that_belong_to_other_images(closed, tmp_path):
     task, protocol, settings = closed
-    monkeypatch.setattr(module, "closed_set_settings", lambda preset: settings)
-    logits = task(tmp_path).pool_logits
+    folder = method_folder(tmp_path, settings)
+    logits = task(folder).pool_logits
     known = protocol.pool.index[~protocol.pool["is_open"]]  # classes alternate: the next image shows another one
     wrong = known[::4]
     moved = logits.copy()
     moved.loc[wrong] = logits.loc[known[1::4]].to_numpy()
-    scores = disagreement(task(tmp_path, moved), DisagreementSettings(recipe="smoke"))[known]
+    scores = disagreement(task(folder, moved), DisagreementSettings())[known]
     assert metrics.auroc(scores.to_numpy(), known.isin(wrong)) > 0.9
 
 
-def test_a_scrambled_order_changes_f_closes_side_only(closed, tmp_path, monkeypatch, capsys):
+def test_a_scrambled_order_changes_f_closes_side_only(closed, tmp_path, capsys):
     """The second model sees each image itself; it does not depend on the alignment and is not trained anew."""
     task, _, settings = closed
-    monkeypatch.setattr(module, "closed_set_settings", lambda preset: settings)
-    aligned = task(tmp_path)
-    disagreement(aligned, DisagreementSettings(recipe="smoke"))
+    folder = method_folder(tmp_path, settings)
+    aligned = task(folder)
+    disagreement(aligned, DisagreementSettings())
     order = np.random.default_rng(0).permutation(len(aligned.pool_ids))
     moved = aligned.pool_logits.iloc[order].set_axis(aligned.pool_ids)
     capsys.readouterr()
-    scores = disagreement(task(tmp_path, moved), DisagreementSettings(recipe="smoke"))
+    scores = disagreement(task(folder, moved), DisagreementSettings())
     assert "resuming after epoch 10 of 10" in capsys.readouterr().out
-    second = closed_set.load_model(tmp_path, CPU)
+    second = closed_set.load_model(folder, CPU)
     logits = predict(second.net, aligned.dataset, aligned.dataset.rows(scores.index), 32, 64, CPU)
     np.testing.assert_allclose(scores, jensen_shannon(moved.to_numpy(), logits), atol=1e-6)
-
-
-@pytest.mark.parametrize("preset", ["smoke", "demo", "cpu", "paper"])
-def test_the_second_models_recipe_is_that_of_the_preset(preset):
-    assert method_settings("disagreement", preset).recipe == preset
 
 
 # loss_average

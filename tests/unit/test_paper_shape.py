@@ -14,7 +14,9 @@ MEASURED = {"msp": 0.61, "noisy_label": 0.72, "energy": 0.99, "pool_novelty": 0.
 
 
 def shapes_of(number, *changes):
-    return paper_shape.paper_shapes(number, paper_tables.paper_table(number, runs_of(*changes), variants_of()))
+    return paper_shape.paper_shapes(
+        number, paper_tables.paper_table(number, runs_of(*changes), variants_of(default={}))
+    )
 
 
 def named(shapes, *words):

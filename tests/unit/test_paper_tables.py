@@ -2,8 +2,9 @@
 
 import pandas as pd
 import pytest
+from test_eligibility import START, starts
 
-from fer_openset import paper_tables, report
+from fer_openset import paper_tables, report, variants
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
 
@@ -18,9 +19,12 @@ def runs_of(*changes):
 
 
 def variants_of(init="pretrained", **sets):
-    rows = [("ferplus", "paper", "closed_set", "default", {"init": init})]
-    rows += [("ferplus", "paper", "noisy_label", name, settings) for name, settings in sets.items()]
-    return pd.DataFrame(rows, columns=["dataset", "preset", "method", "variant", "settings"])
+    """f_close, and noisy_label under some settings, for the run of ROW."""
+    own = {method: {"init": "f_close"} for method in ("eow", "proser", "dias")}
+    closed = starts(settings=START | {"init": init}, **own)
+    at = dict(zip(variants.KEY[:4], ("ferplus", "paper", "surprise", "0"), strict=True)) | {"method": "noisy_label"}
+    mine = [at | {"variant": v, "settings": s | {"init": "f_close"}, "weights": {}} for v, s in sets.items()]
+    return pd.concat([closed, pd.DataFrame(mine, columns=closed.columns)])
 
 
 def row_of(table, **keys):
@@ -40,7 +44,7 @@ def test_without_runs_all_published_values_wait():
 def test_ranks_and_verdicts_follow_the_numbers():
     measured = {"msp": 0.40, "eow": 0.95, "proser": 0.3, "noisy_label": 0.94, "pool_novelty": 0.99, "oracle": 1.0}
     runs = runs_of(*({"method": m, "auroc": v} for m, v in measured.items()))
-    table = paper_tables.paper_table("1", runs, variants_of())
+    table = paper_tables.paper_table("1", runs, variants_of(default={}))
     found = {m: row_of(table, dataset="ferplus", open_classes="surprise", method=m, metric="auroc") for m in measured}
     assert {m: r["verdict"] for m, r in found.items()} == {
         "msp": "match", "eow": "better", "proser": "worse", "noisy_label": "match",
@@ -56,13 +60,13 @@ def test_a_low_false_positive_rate_ranks_first():
     table = paper_tables.paper_table("1", runs, variants_of())
     msp = row_of(table, dataset="rafdb", open_classes="surprise", method="msp", metric="fpr_at_tpr95")
     assert (msp["rank_published"], msp["rank_measured"]) == ("5 of 5", "1 of 2")
-    assert msp["verdict"] == "not comparable (initial weights unknown)"
+    assert msp["verdict"] == "not comparable (f_close of this open class and seed has no record)"
 
 
 def test_weights_from_nothing_are_not_comparable():
     table = paper_tables.paper_table("1", runs_of({"method": "msp"}), variants_of(init="scratch"))
     verdict = row_of(table, dataset="ferplus", open_classes="surprise", method="msp", metric="auroc")["verdict"]
-    assert verdict == "not comparable (initial weights random)"
+    assert verdict == "not comparable (f_close started from random weights)"
 
 
 def test_the_mean_needs_every_open_class():
@@ -108,6 +112,22 @@ def test_table_4_has_offline_and_online_forms_only():
     methods = ["msp", "noisy_label", "noisy_label_online", "pool_novelty", "pool_novelty_online", "oracle"]
     table = paper_tables.paper_table("4", runs_of(*({"method": m} for m in methods)), variants_of())
     assert set(table[table["dataset"] == "ferplus"]["method"]) == {*methods[1:]}
+    assert set(table["rank_measured"]) == {""}  # of the paper's methods noisy_label is alone here
+
+
+def test_the_rows_of_table_5_rank_among_themselves():
+    full = {"attention": True, "schedule": "cycle", "cycle_training": True}
+    sets = {"default": full, "single": {**full, "cycle_training": False}}
+    runs = runs_of({"method": "msp", "auroc": 0.4}, {"method": "noisy_label", "auroc": 0.6},
+                   {"method": "noisy_label", "variant": "single", "auroc": 0.7})  # fmt: skip
+    table = paper_tables.paper_table("5", runs, variants_of(**sets))
+    ranks = table[table["dataset"] == "ferplus"].set_index("method")["rank_measured"].to_dict()
+    assert ranks == {"msp": "3 of 3", "attention+cycle_lr": "1 of 3", paper_tables.FULL: "2 of 3"}
+    printed = table[table["published"].notna()].set_index("method")["rank_published"].to_dict()
+    assert printed == {paper_tables.FULL: "1 of 4", "attention+cycle_lr": "2 of 4", "attention": "3 of 4",
+                       "msp": "4 of 4"}  # fmt: skip
+    alone = paper_tables.paper_table("5", runs[:1], variants_of(**sets))
+    assert set(alone["rank_measured"]) == {""}
 
 
 def test_two_seeds_keep_their_spread():

@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tiny import CPU, small_net, tiny_dataset
 
 from fer_openset import closed_set, pipeline, report, runs
 from fer_openset.closed_set import closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty
+from fer_openset.methods.predictions import write_predictions
 from fer_openset.settings import DetectionParameters, RunParameters
 
 GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
@@ -151,6 +154,54 @@ def test_labels_of_the_pool_reach_the_metrics_only():
     right = pd.Series(task.pseudo_labels, pool.index).map(dict(enumerate(task.known_classes))) == pool["label"]
     assert result["closed_accuracy"] == pytest.approx(right[~pool["is_open"]].mean())
     assert not hasattr(task, "pool") and not hasattr(task, "protocol")
+
+
+@pytest.mark.parametrize("method", ["eow", "proser", "dias"])
+def test_a_classifier_in_f_closes_place_is_judged_by_its_own_predictions(method):
+    step, found = detect()
+    task = found.task.for_method(step.folder.method(method))
+    pool, own = step.protocol.pool, replace(found, method=method, task=task)
+    nobody = pipeline.evaluate(step, own)  # it left no predictions: f_close's must not stand for them
+    assert nobody["oscr"] is None and nobody["closed_accuracy"] is None
+    assert nobody["auroc"] == pipeline.evaluate(step, found)["auroc"]
+    row = pipeline.save_scores(step, own, nobody)
+    assert tuple(row) == report.RUN_COLUMNS
+    known = np.eye(len(task.known_classes) + 1)[np.maximum(step.protocol.pool_targets(), 0)]
+    known[:, -1] = 9  # an output beyond the known classes is no prediction
+    write_predictions(task, torch.from_numpy(known))
+    right = pipeline.evaluate(step, own)
+    assert right["closed_accuracy"] == 1.0 and right["oscr"] == pytest.approx(right["auroc"])
+    half = np.flatnonzero(~pool["is_open"])[::2]
+    known[half] = np.roll(known[half][:, :-1], 1, axis=1)[:, [*range(known.shape[1] - 1), 0]]
+    write_predictions(task, torch.from_numpy(known))
+    assert pipeline.evaluate(step, own)["closed_accuracy"] == 1 - len(half) / (~pool["is_open"]).sum()
+    assert pipeline.evaluate(step, replace(own, method="msp")) == pipeline.evaluate(step, found)  # only those three
+
+
+def test_disagreement_finds_the_record_of_the_f_close_beside_it():
+    step, found = detect("disagreement", pool="test_only")
+    assert found.scores.index.equals(found.task.pool_ids) and found.scores.between(0, np.log(2)).all()
+    epochs = runs.load_record(step.folder.closed_set)["settings"]["closed_set"]["epochs"]
+    assert len(pd.read_csv(found.task.folder / "history.csv")) == epochs
+
+
+def test_damaged_predictions_are_named():
+    step, found = detect()
+    own = replace(found, method="eow", task=found.task.for_method(step.folder.method("eow")))
+    ids, names = found.task.pool_ids, [*found.task.known_classes]
+    path = own.task.folder / "predictions.csv"
+    path.parent.mkdir(parents=True)
+    for text in (
+        "",
+        "a,b\n1,2\n",
+        f"sample_id,predicted\n{ids[0]},{names[0]}\n",
+        "sample_id,predicted\n" + "".join(f"{i},martian\n" for i in ids),
+        "sample_id,predicted\n" + f"{ids[0]},{names[0]}\n" + "".join(f"{i},{names[0]}\n" for i in ids),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match="predictions.csv: not .* run the method again") as caught:
+            pipeline.evaluate(step, own)
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_records_of_the_first_two_steps():

@@ -20,6 +20,7 @@ from fer_openset.errors import UserError
 from fer_openset.methods import known_training, method_settings
 from fer_openset.methods import proser as module
 from fer_openset.methods.known_training import wider_learner
+from fer_openset.methods.predictions import read_predictions
 from fer_openset.methods.proser import (
     CALIBRATION,
     DECISIONS,
@@ -36,6 +37,7 @@ from fer_openset.methods.proser import (
     with_dummy,
 )
 from fer_openset.methods.task import Task
+from fer_openset.methods.two_norms import unrecorded
 
 CLASSES, OPENED = ("fear", "disgust", "happiness", "anger"), "disgust"  # the open one lies between two known ones
 KNOWN = tuple(name for name in CLASSES if name != OPENED)
@@ -84,20 +86,23 @@ def logits_on_known_images(net, task):
     return mixed, clean, y
 
 
-def test_the_dummy_wins_on_mixtures_and_is_second_on_known_images(tmp_path, monkeypatch):
+def test_each_of_the_two_losses_does_what_it_is_for(tmp_path, monkeypatch):
+    """The dummy wins on mixtures by the loss on mixtures, and is second on known images by the other loss."""
     nets = []
     monkeypatch.setattr(module, "wider_learner", lambda *a: nets.append(wider_learner(*a)) or nets[-1])
     found = {}
-    for data, second in ((0.1, 1.0), (0.0, 0.0)):
-        task, _ = planted(tmp_path / str(data))
+    for data, second in ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0)):
+        task, _ = planted(tmp_path / f"{data} {second}")
         proser(task, settings_of(data_weight=data, placeholder_weight=second))
         mixed, clean, y = logits_on_known_images(nets[-1].net, task)
         assert (clean[:, :3].argmax(1) == y).float().mean() > 0.95
         is_second = (clean.argsort(1)[:, -2] == 3).float().mean()
         won = [(dummy_lead(z) > 0).float().mean() for z in (mixed, clean)]
-        found[data] = float(won[0]), float(won[1]), float(is_second)
-    assert found[0.1][0] > 0.3 and found[0.1][1] < 0.05 and found[0.1][2] > 0.95
-    assert found[0.0][0] < 0.05 and found[0.0][2] < 0.5  # without the two losses nothing of the kind
+        found[data, second] = float(won[0]), float(won[1]), float(is_second)
+    both, second_only, neither = found.values()
+    assert both[0] > 0.9 and both[1] < 0.05 and both[2] > 0.95
+    assert second_only[0] < 0.6 and second_only[2] > 0.95  # the mixtures are lost, not the second place
+    assert neither[0] < 0.05 and neither[2] < 0.5
 
 
 def test_only_the_largest_dummy_counts():
@@ -159,6 +164,40 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     torch.testing.assert_close(parts["loss_cls"], F.cross_entropy(clean, y[4:]))
 
 
+def statistics_after(x, y, **changes):
+    """The running statistics once a new network has seen one batch."""
+    net = late_net("small", 4, 0, zero_head=False).train()
+    loss, parts = module._loss(net, x, y, 3, settings_of(**changes), CPU, generator())
+    loss.backward()
+    assert all(module.track_running_stats for module in net.modules() if hasattr(module, "track_running_stats"))
+    assert all(p.grad is not None for p in net.parameters()) and float(parts["loss_data"].detach()) > 0
+    return {name: value.clone() for name, value in net.named_buffers()}
+
+
+def test_mixtures_leave_the_running_statistics_alone():
+    x, y = torch.randn(24, 1, 32, 32, generator=generator()), torch.arange(24) % 3
+    net = late_net("small", 4, 0, zero_head=False).train()
+    net.until(x[:12], MIX_AFTER)  # images as far as they are mixed, then images alone
+    net(x[12:])
+    expected = dict(net.named_buffers())
+    ours, authors = statistics_after(x, y), statistics_after(x, y, spare_statistics=False)
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+    poisoned = {name for name in expected if not torch.equal(authors[name], expected[name])}
+    assert poisoned == {f"body.4.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+
+
+def test_unrecorded_passes_normalise_by_their_own_batch_and_evaluation_is_as_ever():
+    norm, x = torch.nn.BatchNorm2d(3), 5 + 2 * torch.randn(16, 3, 4, 4, generator=generator())
+    with unrecorded(norm), torch.no_grad():
+        seen = norm.train()(x)
+        told = norm.eval()(x)
+    assert float(seen.mean().abs()) < 1e-5 and float(norm.running_mean.abs().sum()) == 0
+    torch.testing.assert_close(told, x, rtol=1e-4, atol=1e-4)  # by the recorded statistics, still 0 and 1
+    with pytest.raises(KeyError), unrecorded(norm):
+        raise KeyError
+    assert norm.track_running_stats
+
+
 def test_a_real_network_takes_a_step_under_bf16():
     device = Device(torch.device("cpu"), torch.bfloat16, "cpu")
     net = device.place(new_net("resnet18", 4, 0, zero_head=False)).train()
@@ -191,6 +230,16 @@ def test_decisions_follow_the_calibrated_logits(tmp_path):
     told = decided[~is_open]
     assert (told == labels[~is_open])[told != OPEN].mean() > 0.95
     assert (decided[is_open] == OPEN).mean() > 0.8 and (told != OPEN).mean() > 0.7
+    predicted = read_predictions(task)
+    assert ((decided == OPEN) | (np.array(KNOWN)[predicted] == decided)).all()  # the same, but nobody is open
+    assert (np.array(KNOWN)[predicted] == labels)[~is_open].mean() > 0.95
+
+
+def test_validation_accuracy_is_told_after_each_epoch(tmp_path):
+    task, _ = planted(tmp_path)
+    proser(task, settings_of(mirror=True))
+    told = pd.read_csv(tmp_path / "history.csv")["valid_accuracy"]
+    assert len(told) == 16 and told.between(0, 1).all() and told.iloc[-1] > 0.95 > told.iloc[0]
 
 
 def test_without_validation_images_some_training_images_are_kept_for_the_bias(tmp_path, capsys, monkeypatch):

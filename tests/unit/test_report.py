@@ -5,6 +5,7 @@ import os
 
 import pandas as pd
 import pytest
+from test_eligibility import starts
 
 from fer_openset import metrics, report
 from fer_openset.errors import UserError
@@ -102,6 +103,20 @@ def test_collecting_leaves_out_smoke_and_unfinished_runs(tmp_path):
     assert sorted(found["preset"]) == ["demo", "paper"]
 
 
+def test_f_closes_predictions_never_stand_for_those_of_a_classifier_in_its_place(tmp_path):
+    """Runs of earlier versions: their rows hold f_close's OSCR and closed accuracy."""
+    for method in ("eow", "proser", "dias", "msp"):
+        save(tmp_path / "runs", method=method)
+    told = save(tmp_path / "runs", method="eow", seed=1)
+    (told.parent / "predictions.csv").touch()
+    report.write_tables(tmp_path / "runs", tmp_path / "runs.csv")
+    runs = report.read_runs(tmp_path / "runs.csv").set_index(["method", "seed"])
+    empty = runs[["oscr", "closed_accuracy"]].isna().all(axis=1)
+    assert empty.to_dict() == {("dias", 0): True, ("eow", 0): True, ("eow", 1): False, ("msp", 0): False,
+                               ("proser", 0): True}  # fmt: skip
+    assert runs["auroc"].notna().all() and "nan" not in report.as_text(runs.reset_index())
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"row": 3}', '{"row": {"dataset": "x"}}'])
 def test_a_damaged_run_is_named(tmp_path, text):
     path = save(tmp_path, text)
@@ -187,6 +202,13 @@ def test_the_oracle_is_shown_and_never_the_best():
     assert "0.900 [" in page and "<b>0.700 [" in page and page.count("<b>") == 1
 
 
+def test_other_pools_and_settings_that_read_the_truth_are_never_the_best():
+    others = [{"auroc": 0.9, "variant": v} for v in ("pool_open_10", "oracle_one_label", "single_net")]
+    runs = frame({"auroc": 0.7}, {"auroc": 0.6, "method": "energy"}, *others)
+    page = report.as_html(report.summary_table(runs, "ferplus", "paper"), best="max")
+    assert page.count("0.900 [") == 3 and "<b>0.700 [" in page and page.count("<b>") == 1
+
+
 def test_bold_needs_a_rival_and_an_online_form_is_none():
     online = {"method": "pool_novelty_online", "auroc": 0.9}
     alone = frame({"auroc": 0.7}, online, {"method": "oracle", "auroc": 0.95}, {"alignment": "as_released"})
@@ -229,8 +251,8 @@ PUBLISHED = pd.DataFrame(
     + [("1", "ferplus", "mean", "msp", "auroc", 0.1), ("4", "ferplus", "surprise", "msp", "auroc", 0.7)],
     columns=["table", "dataset", "open_classes", "method", "metric", "value"],
 )
-# What f_close started from; an entry that is missing is unknown.
-WEIGHTS = {(name, "paper"): "pretrained" for name in ("ferplus", "rafdb")} | {("cifar10", "paper"): "random"}
+# What f_close started from; a run that is missing is unknown.
+VARIANTS = pd.concat([starts("ferplus"), starts("rafdb"), starts("cifar10", settings={"init": "scratch"})])
 
 
 @pytest.mark.parametrize(
@@ -243,25 +265,28 @@ WEIGHTS = {(name, "paper"): "pretrained" for name in ("ferplus", "rafdb")} | {("
         ({"auroc": 0.68, "auroc_lo": 0.67, "auroc_hi": 0.689}, "worse"),
         ({"auroc": 0.7, "preset": "cpu"}, "not comparable (preset cpu)"),
         ({"auroc": 0.7, "variant": "scratch"}, "not comparable (variant scratch)"),
-        ({"auroc": 0.7, "dataset": "cifar10"}, "not comparable (initial weights random)"),
-        ({"auroc": 0.7, "dataset": "affectnet"}, "not comparable (initial weights unknown)"),
+        ({"auroc": 0.7, "dataset": "cifar10"}, "not comparable (f_close started from random weights)"),
+        (
+            {"auroc": 0.7, "dataset": "affectnet"},
+            "not comparable (f_close of this open class and seed has no record)",
+        ),
         ({"auroc": 0.7, "method": "energy"}, "no published value"),
         ({"auroc": 0.7, "dataset": "rafdb"}, "no published value"),
     ],
 )
 def test_verdict(change, verdict):
-    compared = report.compare_with_paper(frame(change), published=PUBLISHED, weights=WEIGHTS)
+    compared = report.compare_with_paper(frame(change), published=PUBLISHED, variants=VARIANTS)
     assert len(compared) == 1 and compared["verdict"][0] == verdict and compared["alignment"][0] == "aligned"
 
 
 def test_verdict_knows_that_a_low_fpr_is_good():
     runs = frame({"fpr_at_tpr95": 0.5}, {"fpr_at_tpr95": 0.8, "alignment": "as_released"})
-    compared = report.compare_with_paper(runs, "fpr_at_tpr95", PUBLISHED, WEIGHTS).set_index("alignment")
+    compared = report.compare_with_paper(runs, "fpr_at_tpr95", PUBLISHED, VARIANTS).set_index("alignment")
     assert compared["verdict"].to_dict() == {"aligned": "better", "as_released": "worse"}
 
 
 def test_comparison_never_shows_synthetic_smoke_or_demo():
     runs = frame({}, {"dataset": "synthetic", "seed": 1}, {"preset": "demo", "seed": 2}, {"preset": "smoke", "seed": 3})
-    compared = report.compare_with_paper(runs, weights=WEIGHTS)
+    compared = report.compare_with_paper(runs, variants=VARIANTS)
     assert len(compared) == 1 and compared["n"][0] == 1
     assert compared["published"][0] == 0.406 and compared["verdict"][0] == "better"

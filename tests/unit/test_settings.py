@@ -242,3 +242,9 @@ def test_rules_between_two_keys(method, overrides, expected):
 def test_brackets_in_a_key_stay_in_the_sentence():
     with pytest.raises(UserError, match=r"lr\[0\]"):
         Toy.build({"rate": 0.5, "lr[0]": 1}, "toy.yaml")
+
+
+@pytest.mark.parametrize("variant", ["default", "single_net"])
+@pytest.mark.parametrize("pool", ["full", "blur", "open_005"])
+def test_the_pool_of_a_run_is_read_back_from_its_name(variant, pool):
+    assert settings.pool_in(settings.variant_name(variant, pool)) == pool

@@ -78,6 +78,8 @@ def test_differences_of_runs_on_disk(workplace):
         run(runs, is_open, noise + gain * is_open, method=method, alignment=alignment, variant=variant)
     part = run(runs, is_open, noise, method="msp", variant="pool_small").parent / "scores.csv"
     pd.read_csv(part)[:30].to_csv(part, index=False)  # a pool of other images is not compared
+    run(runs, is_open, noise + is_open, method="msp", variant="pool_blur")  # the same ids, but other pixels
+    run(runs, is_open, noise + 2 * is_open, method="msp", variant="one-pool_blur")
     save(runs, dataset="synthetic", preset="demo", method="energy")  # a record without scores is no reason to stop
     table = write_differences()
     pairs = {tuple(row[k] for k in statistics.DIFFERENCE_KEY[4:]): row["difference"] for _, row in table.iterrows()}
@@ -88,6 +90,7 @@ def test_differences_of_runs_on_disk(workplace):
         ("pool_novelty", *default, "noisy_label", *default),
         ("msp", "as_released", "default", "msp", *default),
         ("noisy_label", "aligned", "single", "noisy_label", *default),
+        ("msp", "aligned", "one-pool_blur", "msp", "aligned", "pool_blur"),
     }
     assert pairs["msp", "as_released", "default", "msp", *default] < 0
     assert all(v > 0 for k, v in pairs.items() if k[1] != "as_released")
@@ -95,6 +98,14 @@ def test_differences_of_runs_on_disk(workplace):
     text = statistics.differences_path().read_bytes()
     write_differences()
     assert statistics.differences_path().read_bytes() == text
+    row = dict(zip(statistics.DIFFERENCE_KEY, [*pool_key(table), "msp", *default, "msp", *default], strict=True))
+    mixed = pd.concat([table, pd.DataFrame([{**row, "variant": "pool_blur", "difference": 0.5}])])
+    mixed.to_csv(statistics.differences_path(), index=False)  # as an older version left it
+    assert len(write_differences()) == len(table)
+
+
+def pool_key(table):
+    return [table[name].iloc[0] for name in statistics.POOL]
 
 
 def test_scores_of_other_images_are_named(workplace):
@@ -119,7 +130,21 @@ def test_ranks_by_hand():
     assert table["best_in"].to_dict() == {"a": 2, "b": 1, "c": 0} and (table["n_classes"] == 3).all()
     # Rank sums 4, 5, 9: chi-square 12 / (3 * 3 * 4) * (16 + 25 + 81) - 3 * 3 * 4 = 14 / 3, two degrees of freedom.
     assert table["friedman_p"].iloc[0] == pytest.approx(np.exp(-14 / 6))
+    assert (table["left_out"] == "once").all() and (table["n_seeds"] == "2").all()
     assert ranks(frame()).empty
+
+
+def test_ranks_count_ties_and_compare_only_what_competes():
+    classes = ("fear", "anger")
+    rows = [{"method": m, "open_classes": c, "auroc": v} for m, v in (("a", 0.9), ("b", 0.9), ("c", 0.1))
+            for c in classes]  # fmt: skip
+    rows += [{"method": "pool_novelty_online", "open_classes": c, "auroc": 1.0} for c in classes]
+    rows += [{"method": "c", "open_classes": "fear+anger", "auroc": 1.0}]
+    rows += [{"method": "a", "open_classes": "fear", "seed": 1, "auroc": 0.9}]
+    table = ranks(frame(*rows)).set_index("method")
+    assert table["best_in"].to_dict() == {"a": 2, "b": 2, "c": 0}
+    assert table["mean_rank"].to_dict() == {"a": 1.5, "b": 1.5, "c": 3.0}
+    assert (table["n_classes"] == 2).all() and (table["n_seeds"] == "1 to 2").all() and (table["left_out"] == "").all()
 
 
 def test_ranks_know_that_a_low_fpr_is_good():
