@@ -105,7 +105,8 @@ def write_differences(runs_dir=None):
             counts = [int((~is_open).sum()), int(is_open.sum())]
             found.append([*pool, *sides, *counts, d.value, d.lo, d.hi, d.p])
     before = read_differences()
-    before = before[[_is_pair(_side(row, ""), _side(row, "_b")) for row in before.to_dict("records")]]
+    kept = [_is_pair(_side(row, ""), _side(row, "_b")) for row in before.to_dict("records")]
+    before = before[np.array(kept, bool)]
     table = merge_rows(before, pd.DataFrame(found, columns=list(DIFFERENCE_COLUMNS)), DIFFERENCE_KEY)
     if len(table):
         atomic.write_csv(differences_path(), table, float_format="%.6g")

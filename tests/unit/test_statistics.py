@@ -164,3 +164,10 @@ def test_every_table_can_state_its_n():
     line = sizes(frame({}, {"seed": 1}, {"open_classes": "fear", "n_open": 12}))
     assert line.startswith("n: 1 to 2 seeds") and "surprise 3,075 known + 4,006 open" in line and "fear 3,075" in line
     assert sizes(frame()) == "n: no runs yet"
+
+
+def test_no_runs_and_no_table_give_an_empty_table_of_differences(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_OPENSET_RESULTS", str(tmp_path))
+    table = statistics.write_differences(tmp_path / "runs")
+    assert table.empty and list(table.columns) == list(statistics.DIFFERENCE_COLUMNS)
+    assert not statistics.differences_path().exists()
