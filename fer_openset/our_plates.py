@@ -53,7 +53,7 @@ def _on_one_curve(curves):
 
 def auroc_of_methods(where):
     """AUROC of the headline methods in each open class, on labels in order and in the released code's scrambled one."""
-    runs = paper_data.rows_of(report.read_runs(), where, variant=DEFAULT)
+    runs = paper_data.rows_of(report.same_seeds(report.read_runs()), where, variant=DEFAULT)
     shown, name = runs[runs["method"].isin(paper_data.HEADLINE)], f"auroc_{where.dataset}_{where.preset}"
     if shown.empty:
         return missing(name, where, "A grid of `make batch`")
@@ -70,7 +70,7 @@ def auroc_of_methods(where):
 
 def open_share(where):
     """AUROC against the share of open images in the pool."""
-    runs = report.read_runs()
+    runs = report.same_seeds(report.read_runs())
     table, name = paper_data.by_open_share(runs, where), f"auroc_by_open_share_{where.dataset}_{where.preset}"
     if table.empty:
         return missing(name, where, grid_for(where, "stress"))
@@ -87,7 +87,7 @@ def open_share(where):
 
 def methods_by_class(where):
     """Method by open class, the oracle as yardstick."""
-    runs = report.read_runs()
+    runs = report.same_seeds(report.read_runs())
     table, reached = paper_data.against_oracle(runs, where)
     about = about_rows(where, paper_data.rows_of(runs, where, alignment="aligned", variant=DEFAULT))
     name = f"methods_against_oracle_{where.dataset}_{where.preset}"

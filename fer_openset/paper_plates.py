@@ -84,7 +84,9 @@ def confidence(where):
     if not items:
         return missing("fig4_confidence", where, ARRAYS)
     values = {method: auroc(scores, is_open) for method, scores, is_open in items}
-    rows = paper_data.rows_of(report.read_runs(), where, open_classes=where.open_classes, alignment="aligned")
+    rows = paper_data.rows_of(
+        report.same_seeds(report.read_runs()), where, open_classes=where.open_classes, alignment="aligned"
+    )
     rows = rows[(rows["variant"] == variants.DEFAULT) & (rows["seed"] == where.seed)].set_index("method")
     logs = [method for method, scores, _ in items if paper_data.is_skewed(scores)]
     shown = [(f"{method}\n{_with_interval(values[method], rows, method)}", scores, is_open, method in logs)

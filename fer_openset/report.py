@@ -32,12 +32,13 @@ from fer_openset.variants import DEFAULT
 
 __all__ = [
     "KEY", "METRICS", "NO_RUNS", "RUN_COLUMNS", "as_html", "as_text", "collect_runs", "compare_with_paper",
-    "finished_runs", "merge_rows", "merge_runs", "read_runs", "real_runs", "runs_path", "summarise", "summary_table",
-    "targets", "truth_of", "write_tables",
+    "finished_runs", "merge_rows", "merge_runs", "read_runs", "real_runs", "runs_path", "same_seeds", "summarise",
+    "summary_table", "targets", "truth_of", "write_tables",
 ]  # fmt: skip
 METRICS = ("auroc", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open", "oscr", "closed_accuracy")
 LOWER_IS_BETTER = ("fpr_at_tpr95", "fpr_at_tpr95_open")
 NO_RUNS = "no runs yet"
+POOL = ("dataset", "preset", "open_classes")
 # The methods of the paper's tables, in its order.
 PAPER_METHODS = ("msp", "eow", "proser", "dias", "noisy_label")
 
@@ -69,6 +70,13 @@ def summarise(runs, metric="auroc"):
 def first_reason(reasons):
     """The first of some values of `why_not` that is not empty; empty if all are."""
     return next(filter(None, reasons), "")
+
+
+def same_seeds(runs):
+    """The rows whose seed ran the most methods, alignments and variants on its pool: where methods are shown side by
+    side, all of them then stand on the same seeds, as far as they ran with them. Columns as in the table of runs."""
+    n_runs = runs.groupby([*POOL, "seed"])["method"].transform("size")
+    return runs[n_runs == n_runs.groupby([runs[name] for name in POOL]).transform("max")]
 
 
 def targets(path=None):

@@ -290,3 +290,23 @@ def test_comparison_never_shows_synthetic_smoke_or_demo():
     compared = report.compare_with_paper(runs, variants=VARIANTS)
     assert len(compared) == 1 and compared["n"][0] == 1
     assert compared["published"][0] == 0.406 and compared["verdict"][0] == "better"
+
+
+def test_methods_side_by_side_stand_on_the_same_seeds():
+    def row(method, seed, open_classes="surprise"):
+        return {"dataset": "d", "preset": "demo", "open_classes": open_classes, "method": method, "seed": seed}
+
+    rows = [
+        row("msp", 0),
+        row("msp", 1),
+        row("msp", 2),
+        row("pool_novelty", 0),
+        row("oracle", 0),
+        row("msp", 7, "fear"),
+    ]
+    kept = report.same_seeds(pd.DataFrame(rows))
+    assert kept[["open_classes", "method", "seed"]].to_numpy().tolist() == [
+        ["surprise", "msp", 0], ["surprise", "pool_novelty", 0], ["surprise", "oracle", 0], ["fear", "msp", 7],
+    ]  # fmt: skip
+    equal = pd.DataFrame([row(method, seed) for method in ("msp", "energy") for seed in (0, 1)])
+    assert len(report.same_seeds(equal)) == 4 and report.same_seeds(equal.iloc[:0]).empty
