@@ -167,7 +167,7 @@ def main(arguments=None):
         values = json.loads(options.parameters_json)
         if options.parameter:
             values |= read_arguments(options.parameter, notebook_defaults(options.notebook))
-        print(f"start {label}", flush=True)
+        print(f"start {label}\n", end="", flush=True)  # one write, line end and all: other jobs print too
         run_notebook(options.notebook, options.output, values, options.threads, options.prepare_only, label)
     except UserError as error:
         print(f"failed {label}: {error}", file=sys.stderr, flush=True)
@@ -175,7 +175,7 @@ def main(arguments=None):
     except NotebookFailed as error:
         print(f"failed {label}: {error}\n  see {options.output}", file=sys.stderr, flush=True)
         return 1
-    print(f"done  {label} in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"done  {label} in {time.monotonic() - began:.0f} s\n", end="", flush=True)
     return 0
 
 
