@@ -1,6 +1,7 @@
 """The one tidy table of runs: read, rebuilt from the runs at hand, merged by key, written.
 
 `results/tables/runs.csv` holds a row a run. It is rebuilt from the runs at hand merged with the rows already there.
+Trials (see `datasets.trial`) have a table of their own, `trials.csv`: settings are chosen on them, nothing is compared.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fer_openset.atomic import write_csv
+from fer_openset.datasets.trial import is_trial
 from fer_openset.errors import UserError
 from fer_openset.methods.predictions import PREDICTIONS, REPLACES
 from fer_openset.settings import results_dir
@@ -32,6 +34,11 @@ def runs_path():
     return results_dir() / "tables" / "runs.csv"
 
 
+def trials_path():
+    """Where the table of trials lies: `tables/trials.csv` under the results folder."""
+    return results_dir() / "tables" / "trials.csv"
+
+
 def read_runs(path=None):
     """The tidy table; without the file, an empty table with the right columns.
 
@@ -43,14 +50,16 @@ def read_runs(path=None):
     return _typed(read_csv(path), path)
 
 
-def collect_runs(runs_dir=None):
-    """The finished runs on disk, one row for each `methods/METHOD/ALIGNMENT/VARIANT/run.json`, smoke runs left out.
+def collect_runs(runs_dir=None, trials=False):
+    """The finished runs on disk, one row for each `methods/METHOD/ALIGNMENT/VARIANT/run.json`.
+
+    trials: those alone; else all others. Smoke runs are left out.
 
     Raises: UserError for a file that is no run, and for two folders that claim to be the same run.
     """
     runs_dir = Path(runs_dir or results_dir() / "runs")
     found = {}
-    for path, row in finished_runs(runs_dir):
+    for path, row in finished_runs(runs_dir, trials):
         key = tuple(row[name] for name in KEY)
         if key in found:
             raise UserError(f"{path}: the same run as {found[key][0]}; move one of the two folders out of {runs_dir}.")
@@ -58,8 +67,8 @@ def collect_runs(runs_dir=None):
     return _typed(pd.DataFrame([row for _, row in found.values()], columns=list(RUN_COLUMNS)), runs_dir)
 
 
-def finished_runs(runs_dir=None):
-    """Path of `run.json` and row of each finished run on disk, smoke runs left out. Raises: UserError, see above.
+def finished_runs(runs_dir=None, trials=False):
+    """Path of `run.json` and row of each finished run on disk, trials or not. Raises: UserError, see above.
 
     A method with a classifier of its own that left no predictions (runs of earlier versions) has no OSCR and no closed
     accuracy: what its record says are f_close's.
@@ -68,7 +77,7 @@ def finished_runs(runs_dir=None):
         row = _read_row(path)
         if row["method"] in REPLACES and not (path.parent / PREDICTIONS).exists():
             row |= {"oscr": None, "closed_accuracy": None}
-        if row["preset"] != "smoke":  # tests, not results
+        if row["preset"] != "smoke" and is_trial(row["dataset"]) == trials:  # smoke runs are tests, not results
             yield path, row
 
 
@@ -95,10 +104,17 @@ def merge_runs(committed, found):
 
 
 def write_tables(runs_dir=None, path=None):
-    """Rebuild the tidy table from the runs at hand and the rows already there; returns it. The file appears whole."""
+    """Rebuild the tidy table from the runs at hand and the rows already there; returns it. The file appears whole.
+
+    Trials at hand go into the table of trials beside it.
+    """
     path = Path(path or runs_path())
     runs = merge_runs(read_runs(path), collect_runs(runs_dir))
     write_csv(path, runs)
+    trials = collect_runs(runs_dir, trials=True)
+    if len(trials):
+        beside = path.with_name(trials_path().name)
+        write_csv(beside, merge_runs(read_runs(beside), trials))
     return runs
 
 

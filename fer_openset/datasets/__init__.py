@@ -12,6 +12,7 @@ import pandas as pd
 
 from fer_openset.datasets.copies import first_copies
 from fer_openset.datasets.store import open_store
+from fer_openset.datasets.trial import classes_left, restricted, trial_settings
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, check_open
 from fer_openset.settings import FACTS, ROOT, data_dir, read_yaml, values_of
@@ -80,9 +81,10 @@ def load_dataset(name, preset, root="", overrides=None, open_classes=""):
 
 def list_dataset(name, preset, root="", overrides=None, open_classes=""):
     """The dataset's `store.Listing`: its table and how to decode its images, none of which is decoded yet."""
-    module, settings = _configure(name, preset, overrides, open_classes)
+    module, settings, trial = _configure(name, preset, overrides, open_classes)
     with _readable():
-        return module.read(settings, _resolve(name, settings, root))
+        listing = module.read(settings, _resolve(name, settings, root))
+    return restricted(listing, trial) if trial else listing
 
 
 def expected(name):
@@ -99,11 +101,13 @@ def classes_of(name, preset, open_classes, root=""):
 
     Raises: UserError for an unknown dataset, and for a name in `open_classes` that the dataset does not have.
     """
-    module, settings = _configure(name, preset, None, open_classes)
+    module, settings, trial = _configure(name, preset, None, open_classes)
     if hasattr(module, "class_names_in"):
         with _readable():
-            return module.class_names_in(settings, _resolve(name, settings, root))
-    return module.class_names(settings)
+            classes = module.class_names_in(settings, _resolve(name, settings, root))
+    else:
+        classes = module.class_names(settings)
+    return classes_left(classes, trial) if trial else classes
 
 
 def dataset_name(name):
@@ -137,6 +141,7 @@ def dataset_values(name, preset):
 
 def _configure(name, preset, overrides, open_classes):
     reader, values = dataset_values(name, preset)
+    trial = trial_settings(values, dataset_file(name))
     module_name, settings_name = READERS[reader].split(":")
     module = import_module(module_name)
     cls, where = getattr(module, settings_name), dataset_file(name).name + (" with overrides" if overrides else "")
@@ -146,7 +151,7 @@ def _configure(name, preset, overrides, open_classes):
         classes = module.class_names(settings)
         names = check_open(open_classes, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
         settings = cls.build({**values, **module.with_classes(settings, names)}, where)
-    return module, settings
+    return module, settings, trial
 
 
 def _resolve(name, settings, root):
