@@ -14,11 +14,14 @@ from fer_openset.settings import PRESETS, RunParameters
 
 
 def tables(options):
-    """Rebuild results/tables (runs, epochs, differences) from the runs at hand and the committed rows."""
-    from fer_openset import ablation_report, statistics
+    """Rebuild results/tables (runs, trials, epochs, differences) from the runs at hand and the committed rows."""
+    from fer_openset import ablation_report, statistics, trials
 
     runs = report.write_tables()
     print(f"{len(runs)} runs in {report.runs_path()}")
+    tried = trials.read_trials()
+    if len(tried):
+        print(f"{len(tried)} trials in {trials.trials_path()}")
     for name, table in (("epochs", ablation_report.write_epochs()), ("differences", statistics.write_differences())):
         print(f"{len(table)} rows in {report.runs_path().with_name(name + '.csv')}")
 
