@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from fer_openset.atomic import atomic_path, write_csv
-from fer_openset.datasets.trial import is_trial
 from fer_openset.errors import UserError
 from fer_openset.numpy_files import DAMAGED
-from fer_openset.runs import RunFolder, is_done, load_record
+from fer_openset.runs import RunFolder, is_done, is_result, load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
 from fer_openset.variants import DEFAULT, write_variants
 
@@ -70,7 +69,7 @@ def run_folders(dataset=None, preset=None, open_classes=None):
     found = []
     for path in sorted((results_dir() / "runs").glob("*/*/*/seed*")):
         number = re.fullmatch(r"seed(\d+)", path.name)
-        if number and path.parts[-3] != "smoke" and not is_trial(path.parts[-4]):
+        if number and is_result(path.parts[-4], path.parts[-3]):
             found.append(RunFolder(*path.parts[-4:-1], int(number[1])))
     wanted = {"dataset": dataset, "preset": preset, "open_classes": open_classes}
     return [f for f in found if all(value in (None, getattr(f, name)) for name, value in wanted.items())]
@@ -170,7 +169,7 @@ def write_shares():
     rows = []
     for path in sorted((results_dir() / "runs").glob("*/*/*/seed*/methods/*/*/*/run.json")):
         record = load_record(path.parent)
-        if record.get("open_share") and record["preset"] != "smoke" and not is_trial(record["dataset"]):
+        if record.get("open_share") and is_result(record["dataset"], record["preset"]):
             shares = {name: round(record["open_share"][name], 6) for name in SHARE_VALUES}
             rows.append({**{n: record["row"][n] for n in SHARES}, **shares, "commit": record["commit"]})
     table = pd.concat([read_shares(), pd.DataFrame(rows)]) if rows else read_shares()

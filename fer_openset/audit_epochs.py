@@ -13,6 +13,7 @@ from fer_openset.methods import method_settings, run_method
 from fer_openset.methods.task import Task
 from fer_openset.protocol import align
 from fer_openset.run_table import merge_rows
+from fer_openset.runs import is_result
 from fer_openset.settings import ALIGNMENTS
 
 METHODS = ("msp", "maxlogit", "energy", "pseudo_label_ce")
@@ -22,7 +23,7 @@ def follow(step, epochs=0):
     """Train f_close once more, keep its outputs after each epoch, and score them; resumes where it was killed.
 
     epochs: how long to train, 0 for the preset's length. The model lies in a folder of its own, so that no other step
-    sees it. Writes results/tables/audit_epochs.csv (smoke runs only return their rows). Returns: the rows.
+    sees it. Writes results/tables/audit_epochs.csv (smoke runs and trials only return their rows). Returns: the rows.
     """
     p = step.parameters
     settings = closed_set_settings(p.preset, {"epochs": epochs} if epochs else None)
@@ -45,7 +46,7 @@ def follow(step, epochs=0):
                "epochs": settings.epochs, "epoch": epoch + 1}  # fmt: skip
         found += [{**key, **row} for row in scored(step, outputs)]
     table = pd.DataFrame(found, columns=[*EPOCHS_KEY, *EPOCHS_VALUES])
-    if p.preset != "smoke":
+    if is_result(p.dataset, p.preset):
         merged = merge_rows(read_epochs(), table, EPOCHS_KEY)
         atomic.write_csv(table_path("audit_epochs"), merged, float_format="%.6g")
     return table

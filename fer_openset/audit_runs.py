@@ -12,10 +12,9 @@ from fer_openset import atomic
 from fer_openset.audit import chi_square_fit, chi_square_two, entropy_share, probe_information
 from fer_openset.audit_tables import POOL, TABLES, read_table, table_path
 from fer_openset.closed_set import read_outputs
-from fer_openset.datasets.trial import is_trial
 from fer_openset.protocol import align, reopened
 from fer_openset.run_table import merge_rows
-from fer_openset.runs import load_record
+from fer_openset.runs import is_result, load_record
 from fer_openset.settings import ALIGNMENTS, results_dir
 
 NAMES = ("audit_counts", "audit_labels")
@@ -30,7 +29,7 @@ def write_tables(runs_dir=None):
     found = {name: [] for name in NAMES}
     for path in sorted(Path(runs_dir or results_dir() / "runs").glob("**/pseudo_labels/run.json")):
         record = load_record(path.parent)
-        if record["preset"] == "smoke" or is_trial(record["dataset"]):
+        if not is_result(record["dataset"], record["preset"]):
             continue
         dataset, protocol = reopened(record)
         outputs = read_outputs(path.parent)

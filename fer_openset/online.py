@@ -101,8 +101,13 @@ def _nets(tensors, names, settings, task):
 def _ready(net, device):
     """The network made ready for one image at a time; the scores stay the same."""
     net = device.place(net).eval().requires_grad_(False)
-    on_cpu = device.torch_device.type == "cpu" and can_pack()
-    return pack(net, device.amp or torch.float32) if on_cpu else net
+    dtype = device.amp or torch.float32
+    if device.torch_device.type == "cpu" and can_pack():
+        return pack(net, dtype)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):  # cast once instead of at every call
+            module.weight.data = module.weight.data.to(dtype)
+    return net
 
 
 def arriving(task, half, n, seed=0):
@@ -155,7 +160,7 @@ def read_latency():
 
 
 def save_latency(step, took):
-    """Summarise the milliseconds of single calls; kept in results/tables/latency.csv except for smoke runs.
+    """Summarise the milliseconds of single calls; kept in results/tables/latency.csv except for smoke runs and trials.
 
     Returns: one row: n, median and 95th percentile in ms, images per second.
     """
@@ -164,7 +169,7 @@ def save_latency(step, took):
            "device": step.device.name, "n": len(took), "median_ms": float(np.median(took)),
            "p95_ms": float(np.quantile(took, 0.95)), "images_per_s": float(1000 * len(took) / np.sum(took)),
            "commit": runs.commit()}  # fmt: skip
-    if p.preset != "smoke":
+    if runs.is_result(p.dataset, p.preset):
         table = merge_rows(read_latency(), pd.DataFrame([row], columns=list(LATENCY_COLUMNS)), LATENCY_KEY)
         atomic.write_csv(latency_path(), table, float_format="%.4g")
     return row

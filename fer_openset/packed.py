@@ -12,9 +12,9 @@ from fer_openset.convolution import Conv3x3
 
 
 class PackedConv(nn.Module):
-    """A convolution with fixed weights, for inference on a CPU; laid out at the first call of each input shape.
+    """A convolution with fixed weights, for inference on a CPU; laid out anew when the input's shape changes.
 
-    conv: the `nn.Conv2d` to stand for, without bias. dtype: what it computes in.
+    conv: the `nn.Conv2d` to stand for, without bias. dtype: what it computes in. Made for one use: not to be copied.
     """
 
     def __init__(self, conv, dtype):
@@ -44,6 +44,7 @@ def pack(net, dtype):
     """
     for parent in list(net.modules()):
         for name, child in parent.named_children():
-            if type(child) in (nn.Conv2d, Conv3x3) and child.bias is None and child.padding_mode == "zeros":
+            plain = type(child) in (nn.Conv2d, Conv3x3) and child.padding_mode == "zeros"
+            if plain and child.bias is None and isinstance(child.padding, tuple):
                 setattr(parent, name, PackedConv(child, dtype))
     return net

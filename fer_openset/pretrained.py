@@ -43,18 +43,20 @@ class StartSettings(Settings):
 
 @dataclass(frozen=True)
 class Place:
-    """The run that asks: dataset, its open classes joined by `+`, seed; source: the reader of its images, if known."""
+    """The run that asks: dataset, its open classes joined by `+`, seed; source: the reader of its images, if known;
+    left_out: classes that a trial has taken out, which are open where its settings will be used."""
 
     dataset: str
     open: str
     seed: int
     source: str = ""
+    left_out: tuple = ()
 
 
 def place_of(dataset, known_classes, seed):
     """The place of a run on `dataset` in which `known_classes` are known."""
     opened = join_open(c for c in dataset.classes if c not in known_classes)
-    return Place(dataset.name, opened, seed, dataset.source)
+    return Place(dataset.name, opened, seed, dataset.source, dataset.left_out)
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,18 @@ def _refuse_leak(path, header, place):
     """Weights from these images must not have seen, as known ones, images that are open here."""
     if not _images(header.get("dataset"), header.get("source")) & _images(place.dataset, place.source):
         return
-    seen = {member for name in place.open.split("+") for member in SETS.get(name, (name,))}
+    if place.left_out and header.get("images") == WITH_POOL:
+        raise UserError(f"{path}: these weights saw the images of a pool, and {place.dataset} is there to choose "
+                        f"settings without them; pretrain on known images alone (images: {KNOWN_ONLY}).")  # fmt: skip
+    hidden = "+".join([place.open, *place.left_out])
+    seen = {member for name in hidden.split("+") for member in SETS.get(name, (name,))}
     known = header.get("classes")  # absent from files of earlier versions
     seen = sorted(
         seen & set(map(str, known)) if isinstance(known, list) else seen - set(str(header.get("open", "")).split("+"))
     )
     if seen:
         raise UserError(f"{path}: these weights were trained with {', '.join(seen)} among the known classes of "
-                        f"{place.dataset}, open here; pretrain again with open classes {place.open}.")  # fmt: skip
+                        f"{place.dataset}, open here; pretrain again with open classes {hidden}.")  # fmt: skip
 
 
 def _images(*names):

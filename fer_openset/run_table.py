@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from fer_openset.atomic import write_csv
-from fer_openset.datasets.trial import is_trial
 from fer_openset.errors import UserError
 from fer_openset.methods.predictions import PREDICTIONS, REPLACES
+from fer_openset.runs import is_trial
 from fer_openset.settings import results_dir
 
 KEY = ("dataset", "preset", "open_classes", "alignment", "method", "variant", "seed")

@@ -18,7 +18,18 @@ from fer_openset.errors import UserError
 from fer_openset.settings import ROOT, results_dir
 
 RECORD = "run.json"
+TRIALS = "_trials"  # how the name of a dataset ends on which settings are chosen (`datasets.trial`)
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pytorch-ood")
+
+
+def is_trial(dataset):
+    """Whether a dataset's name is that of one to choose settings on."""
+    return dataset.endswith(TRIALS)
+
+
+def is_result(dataset, preset):
+    """Whether a run may stand in the tables and figures of results: smoke runs and trials may not."""
+    return preset != "smoke" and not is_trial(dataset)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fer_openset.atomic import write_csv
 from fer_openset.errors import UserError
-from fer_openset.runs import load_record
+from fer_openset.runs import is_result, load_record
 from fer_openset.settings import results_dir
 
 KEY = ("dataset", "preset", "open_classes", "seed", "method", "variant")
@@ -50,7 +50,9 @@ def write_variants():
     found = []
     for path in sorted((results_dir() / "runs").glob("*/*/*/seed*/**/run.json")):
         record = load_record(path.parent)
-        if record["preset"] == "smoke" or not ("row" in record or path.parent.name == CLOSED_SET):
+        if not is_result(record["dataset"], record["preset"]) or not (
+            "row" in record or path.parent.name == CLOSED_SET
+        ):
             continue
         root, row = path.parents[4 if "row" in record else 1], record.get("row", {})
         method, variant = row.get("method", CLOSED_SET), row.get("variant", DEFAULT)

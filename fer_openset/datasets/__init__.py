@@ -12,9 +12,10 @@ import pandas as pd
 
 from fer_openset.datasets.copies import first_copies
 from fer_openset.datasets.store import open_store
-from fer_openset.datasets.trial import classes_left, restricted, trial_settings
+from fer_openset.datasets.trial import KEY, TrialSettings, classes_left, restricted, trial_settings
 from fer_openset.errors import UserError
-from fer_openset.labels import check_name, check_open
+from fer_openset.labels import check_name, check_open, split_names
+from fer_openset.runs import is_trial
 from fer_openset.settings import FACTS, ROOT, data_dir, read_yaml, values_of
 
 # id -> module and its settings class. The module's `read(settings, root)` returns a store.Listing, its
@@ -40,7 +41,7 @@ class Dataset:
 
     Shapes: table: N rows indexed by `sample_id` (unique str), columns label, split; images: (N, C, H, W) uint8,
     read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the names that may be known or
-    open; `source` is what its reader calls its images.
+    open; `source` is what its reader calls its images; `left_out` are classes that a trial has taken out.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     table: pd.DataFrame
     images: np.memmap
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     def rows(self, ids):
         """Positions of sample ids in the table and in `images`, in the order given.
@@ -76,7 +78,8 @@ def load_dataset(name, preset, root="", overrides=None, open_classes=""):
     Raises: UserError for an unknown name or setting, a folder or file that is missing or unreadable, a full disk.
     """
     listing = list_dataset(name, preset, root, overrides, open_classes)
-    return Dataset(dataset_name(name), listing.classes, listing.table, open_store(listing), listing.name)
+    images = open_store(listing)
+    return Dataset(dataset_name(name), listing.classes, listing.table, images, listing.name, listing.left_out)
 
 
 def list_dataset(name, preset, root="", overrides=None, open_classes=""):
@@ -132,24 +135,32 @@ def dataset_file(name):
 
 def dataset_values(name, preset):
     """(reader, values): a file that names a `reader` starts from the values of params/datasets/READER.yaml, and its own
-    keys win, whatever the preset."""
+    keys win, whatever the preset; a trial has the values of the dataset it is of, and `trial`."""
     file = dataset_file(name)
     values = values_of(file, preset)
+    trial = trial_settings(values, file)
+    if trial:
+        if is_trial(dataset_name(trial.of)):
+            raise UserError(f"{file}: {trial.of} is a trial itself; name the dataset that it is of.")
+        reader, of = dataset_values(trial.of, preset)
+        return reader, {**of, **values}
     reader = check_name(values.pop(READER_KEY, file.stem), tuple(READERS), f"reader in {file.name}")
     return reader, values if reader == file.stem else {**values_of(PARAMS / f"{reader}.yaml", preset), **values}
 
 
 def _configure(name, preset, overrides, open_classes):
     reader, values = dataset_values(name, preset)
-    trial = trial_settings(values, dataset_file(name))
+    given = values.pop(KEY, None)
+    trial = TrialSettings(**given) if given else None
     module_name, settings_name = READERS[reader].split(":")
     module = import_module(module_name)
     cls, where = getattr(module, settings_name), dataset_file(name).name + (" with overrides" if overrides else "")
     values |= overrides or {}
     settings = cls.build(values, where)
-    if open_classes and hasattr(module, "ON_REQUEST"):
+    asked = [*split_names(open_classes), *(trial.without if trial else ())]
+    if asked and hasattr(module, "ON_REQUEST"):
         classes = module.class_names(settings)
-        names = check_open(open_classes, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
+        names = check_open(asked, (*classes, *(c for c in module.ON_REQUEST if c not in classes)))
         settings = cls.build({**values, **module.with_classes(settings, names)}, where)
     return module, settings, trial
 

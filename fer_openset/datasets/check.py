@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 
-from fer_openset.datasets import expected, list_dataset
+from fer_openset.datasets import dataset_name, expected, list_dataset
 from fer_openset.datasets.pictures import picture_size
 from fer_openset.datasets.store import SPLITS
 from fer_openset.errors import Unmatched, UserError
 from fer_openset.labels import COMPOUND, SETS
+from fer_openset.runs import is_trial
 
 CHUNK = 64  # pictures decoded at once
 NAMED = 10  # files named in a list; the rest is counted
@@ -22,9 +23,11 @@ def check_data(name, root="", preset="paper"):
 
     Returns: (lines for the reader, problems): both lists of str; no problem means that the data is as published.
     Where a list and the pictures disagree, the problems name the pictures and nothing else is looked at.
-    Raises: UserError when the folder cannot be listed: a missing list, a wrong line.
+    Raises: UserError when the folder cannot be listed (a missing list, a wrong line), and for a trial.
     """
     facts = expected(name)
+    if is_trial(dataset_name(name)):
+        raise UserError(f"{name} is made of another dataset's rows, nobody published it; check that dataset instead.")
     try:
         listing = list_dataset(name, preset, root)
     except Unmatched as error:

@@ -53,6 +53,8 @@ class Listing:
     shape: tuple[int, int, int]
     decode: Callable[[int, int], np.ndarray]
     files: list[str] | None = None  # the picture behind each row, where there is one: only check-data looks at them
+    people: list[str] | None = None  # who is on each row's picture, where the reader knows
+    left_out: tuple[str, ...] = ()  # classes that a trial has taken out (see `trial`)
 
     def __post_init__(self):
         table = self.table

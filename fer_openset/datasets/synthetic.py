@@ -222,6 +222,7 @@ def read(settings, root=None):
         key_material={"reader": VERSION, **settings.model_dump()},
         shape=(1, settings.image_size, settings.image_size),
         decode=lambda start, stop: _render(settings, table.iloc[start:stop]),
+        people=(table["split"] + "/" + table["person"].astype(str)).to_list(),
     )
 
 

@@ -1,8 +1,9 @@
-"""A dataset to choose settings on: only known training images of another one, some of them held out as its test split.
+"""A dataset to choose settings on: known images of another one, without its test split and the class to be tested.
 
-The class that will be open later is left out altogether, and so is the test split. One of the remaining classes is then
-named as open, a make-believe open class, and everything runs as usual. What a method gets from such trials has seen no
-open image and no test image of the dataset that it is compared on.
+Some of the training images of each class are held out as the test split. One of the remaining classes is then named as
+open, a make-believe open class, and everything runs as usual. By sample id, what a method gets from such trials has
+seen no image of the class left out and no test image of the dataset that it is compared on. Two ids may stand for one
+picture: in FER2013, 248 of the trial's images have the pixels of a test image (none of surprise).
 """
 
 import zlib
@@ -12,44 +13,47 @@ import numpy as np
 from pydantic import Field
 
 from fer_openset.errors import UserError
-from fer_openset.labels import check_name
+from fer_openset.labels import check_open
+from fer_openset.runs import TRIALS, is_trial
 from fer_openset.settings import Settings
 
-SUFFIX = "_trials"  # of the name of a settings file that holds KEY: runs on it stay out of the tables of results
 KEY = "trial"
 
 
 class TrialSettings(Settings):
-    """without: classes that are left out. test_share: share of each class's training images held out as test split."""
+    """of: the dataset, as everywhere. without: its classes that are left out. test_share: how many of a class's
+    training images become the test split (about: whole persons go there, where the dataset tells who is who)."""
 
+    of: str
     without: list[str] = Field(min_length=1)
     test_share: float = Field(0.25, gt=0, lt=1)
 
 
-def is_trial(dataset):
-    """Whether a dataset's name is that of a dataset to choose settings on."""
-    return dataset.endswith(SUFFIX)
-
-
 def trial_settings(values, file):
-    """Take the key `trial` out of a settings file's values. Returns: its settings, or None without one.
+    """The trial that a settings file describes, or None. values: what the file holds.
 
-    Raises: UserError when the file's name does not say what it is, or says so and lacks the key.
+    Raises: UserError when its name and its keys say different things, or a key or value is wrong.
     """
-    given = values.pop(KEY, None)
-    if (given is not None) != is_trial(file.stem):
-        raise UserError(f"{file}: a file with the key {KEY!r}, and no other, has a name that ends in {SUFFIX}; "
-                        "rename it or mend the key.")  # fmt: skip
-    if given is not None and not isinstance(given, dict):
-        raise UserError(f"{file}: {KEY} must hold lines of `key: value`, found {type(given).__name__}.")
-    return None if given is None else TrialSettings.build(given, f"{file.name}: {KEY}")
+    if KEY not in values:
+        if is_trial(file.stem):
+            raise UserError(f"{file}: its name ends in {TRIALS}, which is for datasets with the key {KEY!r}; "
+                            "rename the file or add the key.")  # fmt: skip
+        return None
+    if not is_trial(file.stem):
+        raise UserError(f"{file}: it has the key {KEY!r}, but its name does not end in {TRIALS}; rename the file.")
+    others = sorted(map(str, set(values) - {KEY}))
+    if others:
+        raise UserError(f"{file}: {', '.join(others)} beside {KEY!r}: all else is as in the settings of the dataset "
+                        "that `of` names; take it out.")  # fmt: skip
+    if not isinstance(values[KEY], dict):
+        raise UserError(f"{file}: {KEY} must hold lines of `key: value`, found {type(values[KEY]).__name__}.")
+    return TrialSettings.build(values[KEY], f"{file.name}: {KEY}")
 
 
 def classes_left(classes, settings):
     """The classes without those left out. Raises: UserError for one that the dataset does not have."""
-    for name in settings.without:
-        check_name(name, tuple(classes), f"class to leave out ({KEY})")
-    return tuple(name for name in classes if name not in settings.without)
+    left_out = check_open(settings.without, tuple(classes))
+    return tuple(name for name in classes if name not in left_out)
 
 
 def restricted(listing, settings):
@@ -57,14 +61,15 @@ def restricted(listing, settings):
     classes = classes_left(listing.classes, settings)
     rows = np.flatnonzero(listing.table["label"].isin(classes) & (listing.table["split"] != "test"))
     table = listing.table.iloc[rows].copy()
-    train = table[table["split"] == "train"]
-    for _, ids in train.groupby("label").groups.items():
-        # By a mark of the id's own: who is held out does not change when another class comes or goes.
-        marks = np.array([zlib.crc32(f"trial/{sample}".encode()) for sample in ids])
-        held_out = ids[np.argsort(marks, kind="stable")[: round(settings.test_share * len(ids))]]
-        table.loc[held_out, "split"] = "test"
-    files = None if listing.files is None else [listing.files[row] for row in rows]
-    return replace(listing, table=table, classes=classes, decode=_decode_of(listing, rows), files=files)
+    who = table.index if listing.people is None else [listing.people[row] for row in rows]
+    # By a mark of one's own: who is held out does not change when another class comes or goes.
+    marks = np.array([zlib.crc32(f"trial/{one}".encode()) / 2**32 for one in who])
+    table.loc[(table["split"] == "train") & (marks < settings.test_share), "split"] = "test"
+    files, people = (part and [part[row] for row in rows] for part in (listing.files, listing.people))
+    return replace(
+        listing, table=table, classes=classes, decode=_decode_of(listing, rows), files=files, people=people,
+        left_out=tuple(name for name in listing.classes if name not in classes),
+    )  # fmt: skip
 
 
 def _decode_of(listing, rows):
