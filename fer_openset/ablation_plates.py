@@ -66,14 +66,13 @@ def comparison_group(where):
 
     Before such a run: agrees, as far as it ran, when the method lies above the baseline.
     """
-    table = paper_data.comparison(report.same_seeds(report.read_runs()), variants.read_variants(), where)
+    runs = report.same_seeds(report.read_runs())
+    table = paper_data.comparison(runs, variants.read_variants(), where)
     name = "fig6_comparison_group_synthetic" if where.dataset == "synthetic" else "fig6_comparison_group"
     if table["mean"].isna().all():
         return missing(name, where, grid_for(where, "ablation"))
     chosen = {"method": ("msp", "noisy_label"), "variant": tuple(table["variant"])}
-    rows = paper_data.rows_of(
-        report.same_seeds(report.read_runs()), where, open_classes=where.open_classes, alignment="aligned", **chosen
-    )
+    rows = paper_data.rows_of(runs, where, open_classes=where.open_classes, alignment="aligned", **chosen)
     about = about_rows(where, rows, open_classes=where.open_classes)
     group, found = table[table["label"] != ""].iloc[0], arrays.read_arrays("labels", where)
     labels = None

@@ -50,16 +50,14 @@ def read_runs(path=None):
     return _typed(read_csv(path), path)
 
 
-def collect_runs(runs_dir=None, trials=False):
-    """The finished runs on disk, one row for each `methods/METHOD/ALIGNMENT/VARIANT/run.json`.
-
-    trials: those alone; else all others. Smoke runs are left out.
+def collect_runs(runs_dir=None):
+    """The finished runs on disk, trials too, one row for each `methods/METHOD/ALIGNMENT/VARIANT/run.json`.
 
     Raises: UserError for a file that is no run, and for two folders that claim to be the same run.
     """
     runs_dir = Path(runs_dir or results_dir() / "runs")
     found = {}
-    for path, row in finished_runs(runs_dir, trials):
+    for path, row in finished_runs(runs_dir, trials=True):
         key = tuple(row[name] for name in KEY)
         if key in found:
             raise UserError(f"{path}: the same run as {found[key][0]}; move one of the two folders out of {runs_dir}.")
@@ -68,7 +66,7 @@ def collect_runs(runs_dir=None, trials=False):
 
 
 def finished_runs(runs_dir=None, trials=False):
-    """Path of `run.json` and row of each finished run on disk, trials or not. Raises: UserError, see above.
+    """Path of `run.json` and row of each finished run on disk, trials too if asked. Raises: UserError, see above.
 
     A method with a classifier of its own that left no predictions (runs of earlier versions) has no OSCR and no closed
     accuracy: what its record says are f_close's.
@@ -77,7 +75,7 @@ def finished_runs(runs_dir=None, trials=False):
         row = _read_row(path)
         if row["method"] in REPLACES and not (path.parent / PREDICTIONS).exists():
             row |= {"oscr": None, "closed_accuracy": None}
-        if row["preset"] != "smoke" and is_trial(row["dataset"]) == trials:  # smoke runs are tests, not results
+        if row["preset"] != "smoke" and (trials or not is_trial(row["dataset"])):  # smoke runs are tests, not results
             yield path, row
 
 
@@ -109,12 +107,13 @@ def write_tables(runs_dir=None, path=None):
     Trials at hand go into the table of trials beside it.
     """
     path = Path(path or runs_path())
-    runs = merge_runs(read_runs(path), collect_runs(runs_dir))
+    found = collect_runs(runs_dir)
+    trials = found["dataset"].map(is_trial).astype(bool)
+    runs = merge_runs(read_runs(path), found[~trials])
     write_csv(path, runs)
-    trials = collect_runs(runs_dir, trials=True)
-    if len(trials):
+    if trials.any():
         beside = path.with_name(trials_path().name)
-        write_csv(beside, merge_runs(read_runs(beside), trials))
+        write_csv(beside, merge_runs(read_runs(beside), found[trials]))
     return runs
 
 

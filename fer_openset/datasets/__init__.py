@@ -12,7 +12,7 @@ import pandas as pd
 
 from fer_openset.datasets.copies import first_copies
 from fer_openset.datasets.store import open_store
-from fer_openset.datasets.trial import KEY, TrialSettings, classes_left, restricted, trial_settings
+from fer_openset.datasets.trial import KEY, classes_left, restricted, trial_settings
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, check_open, split_names
 from fer_openset.runs import is_trial
@@ -135,7 +135,7 @@ def dataset_file(name):
 
 def dataset_values(name, preset):
     """(reader, values): a file that names a `reader` starts from the values of params/datasets/READER.yaml, and its own
-    keys win, whatever the preset; a trial has the values of the dataset it is of, and `trial`."""
+    keys win, whatever the preset; a trial has the values of the dataset it is of, and `trial`: its TrialSettings."""
     file = dataset_file(name)
     values = values_of(file, preset)
     trial = trial_settings(values, file)
@@ -143,15 +143,14 @@ def dataset_values(name, preset):
         if is_trial(dataset_name(trial.of)):
             raise UserError(f"{file}: {trial.of} is a trial itself; name the dataset that it is of.")
         reader, of = dataset_values(trial.of, preset)
-        return reader, {**of, **values}
+        return reader, {**of, KEY: trial}
     reader = check_name(values.pop(READER_KEY, file.stem), tuple(READERS), f"reader in {file.name}")
     return reader, values if reader == file.stem else {**values_of(PARAMS / f"{reader}.yaml", preset), **values}
 
 
 def _configure(name, preset, overrides, open_classes):
     reader, values = dataset_values(name, preset)
-    given = values.pop(KEY, None)
-    trial = TrialSettings(**given) if given else None
+    trial = values.pop(KEY, None)
     module_name, settings_name = READERS[reader].split(":")
     module = import_module(module_name)
     cls, where = getattr(module, settings_name), dataset_file(name).name + (" with overrides" if overrides else "")
