@@ -70,7 +70,7 @@ def comparison_group(where):
     table = paper_data.comparison(runs, variants.read_variants(), where)
     name = "fig6_comparison_group_synthetic" if where.dataset == "synthetic" else "fig6_comparison_group"
     if table["mean"].isna().all():
-        return missing(name, where, grid_for(where, "ablation"))
+        return missing(name, where, grid_for(where, "controls"))
     chosen = {"method": ("msp", "noisy_label"), "variant": tuple(table["variant"])}
     rows = paper_data.rows_of(runs, where, open_classes=where.open_classes, alignment="aligned", **chosen)
     about = about_rows(where, rows, open_classes=where.open_classes)

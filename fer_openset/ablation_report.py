@@ -100,7 +100,8 @@ def read_epochs():
 
 
 def write_epochs(runs_dir=None):
-    """Rebuild the table of AUROC after each epoch from the runs at hand and the rows already there; returns it."""
+    """Rebuild the table of AUROC after each epoch from the runs at hand and the rows of others already there; returns
+    it."""
     found = []
     for path, row in finished_runs(runs_dir):
         scores_file = path.parent / EPOCH_SCORES
@@ -109,7 +110,10 @@ def write_epochs(runs_dir=None):
             is_open = truth_of(path).loc[scores.index].to_numpy()
             same = {**{k: row[k] for k in (*SETTING, "seed", "n_known", "n_open")}}
             found += [{**same, "epoch": int(e), "auroc": metrics.auroc(scores[e].to_numpy(), is_open)} for e in scores]
-    table = merge_rows(read_epochs(), pd.DataFrame(found, columns=list(EPOCH_COLUMNS)), EPOCH_KEY)
+    found, committed = pd.DataFrame(found, columns=list(EPOCH_COLUMNS)), read_epochs()
+    known, again = (pd.MultiIndex.from_frame(part[list(KEY)]) for part in (committed, found))
+    # A run made again replaces all its rows: it may have fewer epochs than before.
+    table = merge_rows(committed[~known.isin(again)], found, EPOCH_KEY)
     if len(table):
         atomic.write_csv(epochs_path(), table, float_format="%.6f")
     return table

@@ -155,6 +155,12 @@ class Job:
         return not self._posthoc and self.folder.preset not in SMALL_PRESETS
 
     @property
+    def epochs(self):
+        """How long the job's method trains, 0 for what the jobs of a class wait for and for scores without training."""
+        values = [{**values_of(params_file(method), self.folder.preset), **self.overrides} for method in self.methods]
+        return sum(one.get("epochs", 0) for one in values)
+
+    @property
     def _posthoc(self):
         return bool(self.methods) and set(self.methods) <= set(POSTHOC)
 

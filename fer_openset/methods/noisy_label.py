@@ -104,6 +104,7 @@ def train(task, settings, label="noisy_label"):
     learners = [_learner(f"f{i + 1}", task, settings) for i in range(settings.nets)]
     keep = settings.keep_epochs or settings.score == "trajectory"
     by_epoch = torch.zeros(settings.epochs if keep else 0, len(rows), dtype=torch.float64)
+    clean = []  # the cross-entropies after the last epoch, where they were kept: the next choice asks for the same
 
     def loss_of(net, batch, generator, epoch):
         y = targets[torch.from_numpy(place[batch])].to(task.device.torch_device)
@@ -116,7 +117,8 @@ def train(task, settings, label="noisy_label"):
         if not settings.cycle_training or epoch < settings.warmup_epochs:
             return {x.name: rows for x in learners}
         select = select_clean if settings.select_by == "pool" else select_clean_per_class
-        kept = [select(values, settings.select_threshold, labels.numpy()) for values in entropies()]
+        found = clean.pop() if clean else entropies()
+        kept = [select(values, settings.select_threshold, labels.numpy()) for values in found]
         print(f"noisy_label: kept {' and '.join(f'{k.mean():.0%}' for k in kept)} of the pool as clean", flush=True)
         chosen = {"f1": rows[kept[1]], "f2": rows[kept[0]]}
         if settings.alternate == "cycle":
@@ -125,8 +127,10 @@ def train(task, settings, label="noisy_label"):
 
     def after_epoch(epoch):
         if keep:
-            mean = np.mean(entropies(score_generator(task, settings, epoch)), axis=0)
-            by_epoch[epoch] = torch.from_numpy(mean)
+            generator = score_generator(task, settings, epoch)
+            found = entropies(generator)
+            by_epoch[epoch] = torch.from_numpy(np.mean(found, axis=0))
+            clean[:] = [found] if generator is None else []
         return {}
 
     here = place_of(task.dataset, task.known_classes, task.seed)

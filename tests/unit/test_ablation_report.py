@@ -92,3 +92,15 @@ def test_scores_kept_by_epoch_become_the_sweep(workplace):
     assert report.sweep(table, "fig5_resnet50", "synthetic", "demo").empty
     of = report.swept_runs(table, "fig5_resnet18", "synthetic", "demo")
     assert of["variant"].tolist() == ["r18_weight_1", "r18_weight_5"] and sizes(of).startswith("n: 1 seed a cell")
+
+
+def test_a_run_made_again_with_fewer_epochs_leaves_none_of_the_old_ones(workplace):
+    is_open = pd.Series([True, False] * 5, index=[f"i{n}" for n in range(10)])
+    names = ("r18_weight_1", "r18_weight_5")
+    paths = [run(workplace.results / "runs", is_open, range(10), method="noisy_label", variant=name) for name in names]
+    for path, epochs in ((paths[0], 3), (paths[1], 3), (paths[0], 2)):
+        scores = pd.DataFrame({str(e + 1): range(e, e + 10) for e in range(epochs)}, index=is_open.index)
+        scores.rename_axis("sample_id").to_csv(path.parent / report.EPOCH_SCORES)
+        table = report.write_epochs()
+    assert table.groupby("variant")["epoch"].max().to_dict() == {"r18_weight_1": 2, "r18_weight_5": 3}
+    assert table.equals(report.write_epochs())

@@ -179,6 +179,7 @@ def test_what_is_not_drawn_names_the_grid_of_its_own_dataset(workplace):
         assert ("ferplus.yaml" in caption) == (where is WHERE), caption
     assert "params/grids/stress_synthetic.yaml" in our_plates.open_share(MADE_UP).caption
     assert "params/grids/ablation.yaml" in paper_plates.sweeps(MADE_UP).caption
+    assert "params/grids/controls.yaml" in paper_plates.comparison_group(MADE_UP).caption
 
 
 @pytest.mark.parametrize(("one", "word"), [(0.26, "Agrees"), (0.8, "Does not agree")])

@@ -10,8 +10,9 @@ import yaml
 from fer_openset import ablations as sets
 from fer_openset import datasets
 from fer_openset.errors import UserError
+from fer_openset.methods import params_file
 from fer_openset.report import targets
-from fer_openset.settings import ROOT
+from fer_openset.settings import ROOT, values_of
 from workflow import grid as grids
 from workflow.grid import load_grid
 
@@ -255,6 +256,16 @@ def test_a_preset_may_change_a_variant(write, ablations):
     for preset, overrides in (("smoke", {"nets": 1}), ("demo", {"nets": 1, "epochs": 3})):
         jobs = load_grid(write(preset=preset, ablations={"heads": ["aligned"]})).jobs()
         assert [job.overrides for job in jobs if job.variant == "one"] == [overrides]
+
+
+def test_jobs_that_train_for_longer_start_first(write, ablations):
+    ablations("heads", "method: noisy_label\nvariants: {short: {epochs: 3}, long: {epochs: 9}}\n")
+    jobs = load_grid(write(methods=["msp", "noisy_label"], ablations={"heads": ["aligned"]})).jobs()
+    usual = values_of(params_file("noisy_label"), "smoke")["epochs"]
+    found = {(job.step, job.variant): job.epochs for job in jobs if job.methods}
+    assert found == {("msp", "default"): 0, ("noisy_label", "default"): usual, ("noisy_label", "short"): 3,
+                     ("noisy_label", "long"): 9}  # fmt: skip
+    assert [job.epochs for job in jobs if not job.methods] == [0, 0] * (len(jobs) // len(found))
 
 
 def test_one_label_for_all_open_images_is_left_out_where_its_class_is_open(write, ablations):

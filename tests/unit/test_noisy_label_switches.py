@@ -38,6 +38,31 @@ def test_epoch_scores_are_those_of_shorter_runs(tmp_path):
     assert not np.allclose(kept["2"], kept["4"], rtol=1e-2)
 
 
+# Two nets: passes after each of five epochs and at the end. Killed in the pass after the fourth, it repeats that epoch,
+# whose choice then needs a pass of its own.
+@pytest.mark.parametrize(("killed_in", "passes"), [(None, 2 * (5 + 1)), (7, 2 * (1 + 2 + 1))])
+def test_scores_kept_after_an_epoch_choose_the_clean_images_of_the_next(tmp_path, monkeypatch, killed_in, passes):
+    task, _ = planted(tmp_path / "kept")
+    how = {"epochs": 5, "warmup_epochs": 2, "cycle_length": 2}
+    plain = noisy_label(replace(task, folder=tmp_path / "plain"), settings_of(**how))
+    seen, cross_entropies = [], module.cross_entropies
+
+    def counted(*arguments):
+        seen.append(arguments[0])
+        if len(seen) == killed_in:
+            raise KeyboardInterrupt
+        return cross_entropies(*arguments)
+
+    monkeypatch.setattr(module, "cross_entropies", counted)
+    kept = settings_of(keep_epochs=True, **how)
+    if killed_in:
+        with pytest.raises(KeyboardInterrupt):
+            noisy_label(task, kept)
+        seen, killed_in = [], None
+    pd.testing.assert_series_equal(noisy_label(task, kept), plain)
+    assert len(seen) == passes
+
+
 def test_taking_turns_one_net_trains_for_a_whole_cycle(tmp_path):
     task, _ = planted(tmp_path)
     noisy_label(task, settings_of(epochs=6, warmup_epochs=2, cycle_length=2, alternate="cycle", lr=0.02))
