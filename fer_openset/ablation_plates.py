@@ -1,4 +1,4 @@
-"""Figures 5 and 6 of the paper, from runs of the ablation grids, with their captions; see `paper_plates`."""
+"""Figures 5 and 6 of the paper, from runs of the grids `ablation` and `controls`, with captions; see `paper_plates`."""
 
 import numpy as np
 

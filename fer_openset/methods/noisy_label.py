@@ -180,7 +180,7 @@ def pool_rows(task):
 
 
 def _learner(name, task, settings):
-    """A net whose body starts from `settings.init` and whose head is its own (different head seeds: two views)."""
+    """A net that starts from `settings.init`; unless that is f_close, its head is its own (own seed: two views)."""
     seed, n = stream_seed(task.seed, "body"), len(task.known_classes)
     if settings.init == "f_close":
         net = new_net(layout_of(settings.backbone, task.f_close.backbone), n, seed, zero_head=False)
