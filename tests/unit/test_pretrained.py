@@ -310,7 +310,9 @@ def test_a_transformers_tokens_go_back_to_their_places():
     x = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         tokens, maps = net.body.net.forward_features(x), net.feature_map(x)
-    assert maps.shape == (1, 192, 2, 4) and torch.equal(maps[0, :, 1, 2], tokens[0, 1 + 1 * 4 + 2])
+    assert maps.shape == (1, 192, 2, 4)
+    # Two passes are not equal to the last bit on every processor.
+    torch.testing.assert_close(maps[0, :, 1, 2], tokens[0, 1 + 1 * 4 + 2])
     with pytest.raises(UserError, match="timm knows no network 'resnet19'"):
         new_net("timm:resnet19", 3, 0)
     assert timm.is_model("resnet18")
