@@ -18,6 +18,7 @@ from fer_openset.methods.task import Task
 
 # Plain float32 on the CPU wherever the tests run: equal runs give equal bits.
 CPU = Device(torch.device("cpu"), None, "cpu")
+HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def tiny_table(counts, classes=BASIC):

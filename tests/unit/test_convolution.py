@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fer_openset.convolution import Conv3x3
+from tests.tiny import HAS_BF16
 
 MAPS = [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2), (4, 2), (7, 2)]  # pixels a side, stride
 
@@ -52,6 +53,7 @@ def test_same_gradients_as_float32_to_bf16_rounding(size, stride):
 def test_float32_maps_under_autocast_are_rounded_as_bf16_maps_are(size, stride):
     """Features that are fed into a stage come in float32. (The library's own bf16 gradients are no measure: wrong here
     at size 1, stride 2.) At size 4 and stride 1 the way is the library's: 1.1 % off where it has to imitate bf16."""
+    bound = 0.02 if (size, stride) == (4, 1) and not HAS_BF16 else 0.01
     ours, plain = pair(stride)
     x = torch.randn(64, 5, size, size)
     exact = passes(plain, x)
@@ -59,7 +61,7 @@ def test_float32_maps_under_autocast_are_rounded_as_bf16_maps_are(size, stride):
         got = passes(ours, x)
     assert [part.dtype for part in got] == [torch.bfloat16, torch.float32, torch.float32]
     for mine, theirs in zip(got, exact, strict=True):
-        assert (mine.float() - theirs).norm() < 0.02 * theirs.norm()
+        assert (mine.float() - theirs).norm() < bound * theirs.norm()
 
 
 def test_a_map_that_is_not_square_takes_the_library_s_way():

@@ -9,9 +9,9 @@ from torch import nn
 from fer_openset import packed
 from fer_openset.backbones import FaceNet
 from fer_openset.packed import PackedConv, can_pack, pack
+from tests.tiny import HAS_BF16
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no kernels with weights laid out beforehand")
-HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def scored(net, x, amp=None):
