@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from fer_openset import report
+from fer_openset import metrics, report
 from fer_openset.errors import UserError
 from fer_openset.methods import ORACLE
 from fer_openset.pools import PoolSettings, pool_names, pool_settings
@@ -25,21 +25,19 @@ def roc_band(scores, is_open, n=200, seed=0, level=0.95):
     Range: [0, 1]. The band is pointwise: known and open images are resampled each among themselves.
     Raises: UserError when one side is empty.
     """
-    known, open_ = np.sort(scores[~is_open]), np.sort(scores[is_open])
+    known, open_ = scores[~is_open], scores[is_open]
     if not len(known) or not len(open_):
         raise UserError("a ROC curve needs known and open images; one side of this pool is empty.")
-    rng = np.random.default_rng(seed)
-    draws = [_tpr(np.sort(rng.choice(known, len(known))), np.sort(rng.choice(open_, len(open_)))) for _ in range(n)]
+    flags, rng = np.repeat([False, True], [len(known), len(open_)]), np.random.default_rng(seed)
+    draws = [_tpr(np.concatenate([rng.choice(known, len(known)), rng.choice(open_, len(open_))]), flags)
+             for _ in range(n)]  # fmt: skip
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return _tpr(known, open_), lo, hi
+    return _tpr(scores, is_open), lo, hi
 
 
-def _tpr(known, open_):
-    """True positive rate at each rate of GRID; sorted arrays in. Ties count as flagged together."""
-    place = len(known) - np.floor(GRID * len(known)).astype(int)
-    cut = np.append(known, np.inf)[np.minimum(place, len(known))]
-    found = 1 - np.searchsorted(open_, cut, side="left") / len(open_)
-    return np.where(GRID == 0, 0.0, np.where(GRID == 1, 1.0, found))
+def _tpr(scores, is_open):
+    """True positive rate at each rate of GRID, from (0, 0) on: the upper end of a rise, straight lines across ties."""
+    return np.where(GRID == 0, 0.0, np.interp(GRID, *metrics.roc_curve(scores, is_open)))
 
 
 def rows_of(runs, where, **keys):

@@ -236,6 +236,15 @@ def test_a_perfect_and_a_useless_score_have_the_expected_curves():
     assert area == pytest.approx(auroc(scores, is_open), abs=0.01)
 
 
+def test_tied_scores_are_flagged_together():
+    is_open = np.arange(400) < 100
+    nothing_said = paper_data.roc_band(np.zeros(400), is_open, n=5)
+    assert all(curve == pytest.approx(paper_data.GRID) for curve in nothing_said)
+    coarse = np.round(np.random.default_rng(1).normal(size=400) + is_open)
+    area = np.trapezoid(paper_data.roc_band(coarse, is_open, n=5)[0], paper_data.GRID)
+    assert area == pytest.approx(auroc(coarse, is_open), abs=0.003)
+
+
 WHERE = RunFolder("ferplus", "cpu", "surprise", 0)
 
 
