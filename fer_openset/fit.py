@@ -212,6 +212,12 @@ def _save(learners, folder, run, extra, history):
     save_tensors(folder / "checkpoint.safetensors", tensors, run=run, history=history)
 
 
+def training_seconds(folder):
+    """How long the epochs took that this folder and those within it know of, in one session or several; 0 if none."""
+    tables = [pd.read_csv(path) for path in Path(folder).rglob("history.csv")]
+    return float(sum(table.groupby("epoch")["seconds"].first().sum() for table in tables))
+
+
 def _resume(learners, folder, run, extra):
     """Load the checkpoint of the same settings and seed if there is one; returns its history rows."""
     path = folder / "checkpoint.safetensors"

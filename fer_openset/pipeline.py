@@ -1,4 +1,7 @@
-"""What a pipeline notebook opens with and what it saves: the steps' inputs, and their records on disk."""
+"""What a pipeline notebook opens with and what it saves: the steps' inputs, and their records on disk.
+
+For f_close's own step see `closed_step`.
+"""
 
 import random
 import time
@@ -9,17 +12,12 @@ import pandas as pd
 import torch
 
 from fer_openset import atomic, metrics, runs
-from fer_openset.closed_set import (
-    ClosedSetSettings,
-    closed_outputs,
-    closed_set_settings,
-    load_model,
-    train_closed_set,
-    write_pseudo_labels,
-)
+from fer_openset.closed_set import MODEL, ClosedSetSettings, closed_outputs, closed_set_settings, write_pseudo_labels
+from fer_openset.closed_step import need_closed_set
 from fer_openset.datasets import Dataset, load_dataset
 from fer_openset.device import Device, peak_memory_mb, pick_device
 from fer_openset.errors import UserError
+from fer_openset.fit import training_seconds
 from fer_openset.methods import method_settings, reads_true_labels, run_method
 from fer_openset.methods.pool_novelty import SHARE_SCORES
 from fer_openset.methods.predictions import REPLACES, read_predictions
@@ -29,6 +27,7 @@ from fer_openset.pools import FULL, pool_settings, reshaped, shifted
 from fer_openset.pretrained import place_of, start_record
 from fer_openset.protocol import Protocol, make_protocol
 from fer_openset.settings import RunParameters, Settings
+from fer_openset.weight_files import sha256
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,15 @@ class Step:
     device: Device
     began: float
 
+    def seconds(self):
+        """How long ago the step was opened."""
+        return time.perf_counter() - self.began
+
     def record(self, settings, **more):
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
         place = place_of(self.dataset, self.protocol.known_classes, p.seed)
-        more = {"seconds": round(time.perf_counter() - self.began, 1), **more}
+        more = {"seconds": round(self.seconds(), 1), **more}
         more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(
             settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
@@ -77,36 +80,12 @@ def open_step(parameters):
     return Step(parameters, dataset, protocol, folder, device, began)
 
 
-def save_closed_set(step, settings, history):
-    """Mark f_close as trained. Returns: its record."""
-    record = step.record({"closed_set": settings}, history=history.to_dict("records")[-1])
-    runs.save_record(step.folder.closed_set, record)
-    return record
-
-
-def need_closed_set(step):
-    """f_close of this step's folder; in the smoke preset it is trained if it is not there.
-
-    Raises: UserError when it has not been trained.
-    """
-    folder = step.folder.closed_set
-    if step.parameters.preset == "smoke" and not runs.is_done(folder):
-        settings = closed_set_settings("smoke")
-        _, history = train_closed_set(step.dataset, step.protocol, settings, step.device, step.parameters.seed, folder)
-        save_closed_set(step, settings, history)
-    runs.load_record(folder)
-    model = load_model(folder, step.device)
-    if model.classes != step.protocol.known_classes:
-        raise UserError(f"{folder}: this f_close knows {', '.join(model.classes)}, but the known classes are "
-                        f"{', '.join(step.protocol.known_classes)}; train f_close again.")  # fmt: skip
-    return model
-
-
 def save_pseudo_labels(step, settings, outputs):
     """Write f_close's outputs, the pseudo labels and their record. Returns: the table of pseudo labels."""
     p = step.parameters
     table = write_pseudo_labels(outputs, step.protocol, p.seed, step.folder.pseudo_labels)
-    runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, n_pool=len(table)))
+    more = {"n_pool": len(table), "f_close": sha256(step.folder.closed_set / MODEL)}
+    runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, **more))
     return table
 
 
@@ -135,6 +114,9 @@ def need_tasks(step):
 def _outputs_of(step, f_close):
     """The folder with f_close's outputs: those of notebook 02, or made here for a pool whose images were changed."""
     record = runs.load_record(step.folder.pseudo_labels)
+    if record.get("f_close") not in (None, sha256(step.folder.closed_set / MODEL)):
+        raise UserError(f"{step.folder.pseudo_labels}: f_close was trained again since these pseudo labels were made; "
+                        "run notebook 02 again.")  # fmt: skip
     if not pool_settings(step.parameters.pool).changes_images:
         return step.folder.pseudo_labels
     folder = step.folder.shifted_outputs(step.parameters.pool)
@@ -164,7 +146,8 @@ def detect(step, tasks):
     for method, task in tasks.items():
         settings = method_settings(method, p.preset, p.overrides)
         scores = run_method(method, task, settings)
-        found[method] = Detection(method, task, settings, scores, round(time.perf_counter() - began, 1))
+        seconds = max(time.perf_counter() - began, training_seconds(task.folder))  # the latter after a resume
+        found[method] = Detection(method, task, settings, scores, round(seconds, 1))
         began = time.perf_counter()
     return found
 

@@ -41,7 +41,8 @@ class CachedOutputs:
 
 @dataclass(frozen=True)
 class Task:
-    """One detection problem. The pool's labels are deliberately not here: metrics alone read them.
+    """One detection problem. The pool's labels are deliberately not here, nor in its dataset's table, where the label
+    of everything but the known training and validation images is empty: metrics alone read them.
 
     pool_ids: sample ids of the pool (M). pool_logits: DataFrame (M, K), f_close's logits of the pool under the
     task's alignment. train, valid: known training and known validation images (nothing trains on the latter; it may be
@@ -128,6 +129,8 @@ def make_task(dataset, protocol: Protocol, f_close, pseudo_label_folder, device,
     """Put a task together from what the earlier steps wrote. Raises: UserError when a step has not run."""
     logits = read_outputs(pseudo_label_folder)
     pool_logits, own = (align(logits, protocol, which, seed) for which in (alignment, "aligned"))
+    told = dataset.table.index.isin(protocol.train.index.append(protocol.valid.index))
+    dataset = replace(dataset, table=dataset.table.assign(label=dataset.table["label"].where(told, "")))
     absent = protocol.train.index.difference(logits.index)
     if len(absent):
         raise UserError(f"{len(absent)} known training images have no output of f_close (first: {absent[0]}); "

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import audit, audit_epochs, audit_runs, closed_set, pipeline, protocol
+from fer_openset import audit, audit_epochs, audit_runs, closed_set, closed_step, pipeline, protocol
 from fer_openset.audit_tables import table_path
 from fer_openset.closed_set import closed_set_settings
 from fer_openset.errors import UserError
@@ -157,7 +157,7 @@ def opened(preset="demo", seed=0):
 def with_pseudo_labels(step):
     settings = closed_set_settings("demo")
     model, history = closed_set.train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
-    pipeline.save_closed_set(step, settings, history)
+    closed_step.save_closed_set(step, settings, history)
     outputs = closed_set.closed_outputs(model, step.dataset, step.protocol, settings, CPU)
     pipeline.save_pseudo_labels(step, settings, outputs)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import closed_set, pipeline, report, runs
+from fer_openset import closed_set, closed_step, pipeline, report, runs
 from fer_openset.closed_set import closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty
@@ -68,7 +68,7 @@ def test_what_is_there_is_not_built_again(monkeypatch):
     def never(*args):
         raise AssertionError("built again")
 
-    monkeypatch.setattr(pipeline, "train_closed_set", never)
+    monkeypatch.setattr(closed_step, "train_closed_set", never)
     monkeypatch.setattr(pipeline, "closed_outputs", never)
     _, again = detect()
     assert again.scores.equals(first.scores)
@@ -87,7 +87,7 @@ def test_both_alignments_differ_in_the_open_training_images_only(open_classes):
 
 def test_without_f_close_other_presets_say_what_to_run():
     step = pipeline.open_step(DetectionParameters.build(GIVEN | {"preset": "demo"}, "p"))
-    for need in (pipeline.need_closed_set, pipeline.need_tasks):
+    for need in (closed_step.need_closed_set, pipeline.need_tasks):
         with pytest.raises(
             UserError, match=r"closed_set/run.json: this step has not run yet; run the notebook before it"
         ):
@@ -99,8 +99,8 @@ def test_without_pseudo_labels_other_presets_say_what_to_run():
     step = pipeline.open_step(DetectionParameters.build(GIVEN | {"preset": "demo"}, "p"))
     settings = closed_set_settings("smoke")
     _, history = train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
-    pipeline.save_closed_set(step, settings, history)
-    assert pipeline.need_closed_set(step).classes == step.protocol.known_classes
+    closed_step.save_closed_set(step, settings, history)
+    assert closed_step.need_closed_set(step).classes == step.protocol.known_classes
     with pytest.raises(UserError, match=r"pseudo_labels/run.json: this step has not run yet"):
         pipeline.need_tasks(step)
 
@@ -137,12 +137,65 @@ def test_overrides_are_for_one_method():
 
 def test_an_f_close_of_other_classes_is_refused():
     step = pipeline.open_step(RunParameters.build(GIVEN, "p"))
-    pipeline.need_closed_set(step)
+    closed_step.need_closed_set(step)
     other = pipeline.open_step(RunParameters.build(GIVEN | {"open_classes": "anger"}, "p"))
     other.folder.closed_set.parent.mkdir(parents=True)
     step.folder.closed_set.rename(other.folder.closed_set)
     with pytest.raises(UserError, match="this f_close knows disgust, happiness, .* train f_close again"):
-        pipeline.need_closed_set(other)
+        closed_step.need_closed_set(other)
+
+
+def test_a_finished_f_close_is_not_replaced_by_overrides(capsys):
+    step = pipeline.open_step(RunParameters.build(GIVEN | {"overrides": {"lr": 0.5}}, "p"))
+    other = closed_set_settings("smoke", {"lr": 0.5})
+    assert closed_step.closed_set_folder(step, other) == step.folder.closed_set
+    closed_step.need_closed_set(step)
+    assert "not trained with" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"f_close is trained already, with other settings \(lr: .*, not 0.5\)"):
+        closed_step.closed_set_folder(step, other)
+    plain = pipeline.open_step(RunParameters.build(GIVEN, "p"))
+    assert closed_step.closed_set_folder(plain, closed_set_settings("smoke")) == step.folder.closed_set
+
+
+def test_an_f_close_of_other_settings_is_named(capsys):
+    step = pipeline.open_step(RunParameters.build(GIVEN, "p"))
+    settings = closed_set_settings("smoke", {"lr": 0.5})
+    _, history = train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
+    closed_step.save_closed_set(step, settings, history)
+    closed_step.need_closed_set(step)
+    assert "not trained with the settings of the preset smoke (lr: 0.5, not" in capsys.readouterr().out
+
+
+def test_an_f_close_of_other_images_is_refused():
+    step = pipeline.open_step(RunParameters.build(GIVEN, "p"))
+    closed_step.need_closed_set(step)
+    changed = replace(step, dataset=replace(step.dataset, images=255 - step.dataset.images))
+    with pytest.raises(UserError, match="no longer those that f_close was trained on"):
+        closed_step.need_closed_set(changed)
+
+
+def test_pseudo_labels_of_an_earlier_f_close_are_refused():
+    step, _ = detect()
+    settings = closed_set_settings("smoke", {"lr": 0.5})
+    _, history = train_closed_set(step.dataset, step.protocol, settings, CPU, 0, step.folder.closed_set)
+    closed_step.save_closed_set(step, settings, history)
+    with pytest.raises(UserError, match="f_close was trained again since .* run notebook 02 again"):
+        detect()
+
+
+def test_a_resumed_run_counts_the_epochs_before_it(place):
+    step, _ = detect()
+    history = step.folder.closed_set / "history.csv"
+    pd.read_csv(history).assign(seconds=1000.0).to_csv(history, index=False)
+    record = closed_step.save_closed_set(step, closed_set_settings("smoke"), pd.read_csv(history))
+    assert record["seconds"] == 1000.0 * closed_set_settings("smoke").epochs
+
+
+def test_a_task_holds_no_label_of_its_pool():
+    _, found = detect()
+    labels = found.task.dataset.table["label"]
+    assert (labels.loc[found.task.pool_ids] == "").all()
+    assert (labels.loc[found.task.train.index] != "").all()
 
 
 def test_labels_of_the_pool_reach_the_metrics_only():
