@@ -14,6 +14,7 @@ from fer_openset.detector import LOGIT_SCORES, NOVELTY, SCORES, OpenSetDetector,
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.methods import method_settings
+from fer_openset.pretrained import trained_backbone
 from fer_openset.protocol import reopened
 from fer_openset.settings import results_dir
 
@@ -85,7 +86,7 @@ def _with_novelty(detector, folder):
     try:
         seen = header["run"]["settings"]
         use = replace(detector.use, novelty_image_size=seen["image_size"], novelty_mirror=seen["mirror"],
-                      novelty_backbone=seen["backbone"])  # fmt: skip
+                      novelty_backbone=trained_backbone(header["run"], detector.use.backbone))  # fmt: skip
         names = header["run"]["learners"]
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -15,7 +15,7 @@ from fer_openset import atomic, metrics, runs
 from fer_openset.augment import clean_view
 from fer_openset.backbones import copy_weights, new_net
 from fer_openset.checkpoint import load_tensors
-from fer_openset.closed_set import ClosedModel, closed_set_settings
+from fer_openset.closed_set import ClosedModel
 from fer_openset.device import Device
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
@@ -24,6 +24,7 @@ from fer_openset.methods.noisy_label_online import halves
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.packed import can_pack, pack
 from fer_openset.pipeline import detect, evaluate, save_scores
+from fer_openset.pretrained import trained_backbone
 from fer_openset.report import cell, summarise, targets
 from fer_openset.run_table import merge_rows
 from fer_openset.settings import results_dir
@@ -71,29 +72,31 @@ def need_detector(step, task, half):
     if p.preset == "smoke" and not runs.is_done(task.folder):
         found = detect(step, {p.method: task})[p.method]
         save_scores(step, found, evaluate(step, found))
-    runs.load_record(task.folder)
+    if not runs.is_done(task.folder):
+        raise UserError(f'{task.folder}: {p.method} has not run yet; run notebook 03 with method = "{p.method}", or '
+                        "a grid that lists it, as params/grids/online.yaml does.")  # fmt: skip
     settings = method_settings(p.method, p.preset, p.overrides)
     if p.method == "noisy_label_online":
-        tensors = load_tensors(task.folder / f"scores_half{half}" / "checkpoint.safetensors")[0]
-        nets = _nets(tensors, ("f1", "f2")[: settings.nets], settings, task)
-        mirrored, f_close = closed_set_settings(p.preset).mirror, task.f_close
+        nets = _nets(task.folder / f"scores_half{half}", ("f1", "f2")[: settings.nets], task)
+        f_close = task.f_close
+        mirrored = runs.load_record(step.folder.pseudo_labels)["settings"]["closed_set"]["mirror"]
         own = replace(f_close, net=_ready(copy.deepcopy(f_close.net), task.device))
         return Detector(nets, settings.image_size, False, task.device, own, mirrored)
-    tensors = load_tensors(task.folder / "checkpoint.safetensors")[0]
-    nets = _nets(tensors, [f"r{repeat}f{half}" for repeat in range(settings.repeats)], settings, task)
+    nets = _nets(task.folder, [f"r{repeat}f{half}" for repeat in range(settings.repeats)], task)
     return Detector(nets, settings.image_size, settings.mirror, task.device)
 
 
-def _nets(tensors, names, settings, task):
-    nets = []
+def _nets(folder, names, task):
+    tensors, header = load_tensors(folder / "checkpoint.safetensors")
+    backbone, nets = trained_backbone(header["run"], task.f_close.backbone), []
     for name in names:
         state = {k.removeprefix(f"{name}/net/"): v for k, v in tensors.items() if k.startswith(f"{name}/net/")}
         if "head.bias" not in state:
             raise UserError(
                 f"{task.folder}: its checkpoint holds no network {name}; delete the folder and run it again."
             )
-        net = new_net(settings.backbone, len(state["head.bias"]), 0)
-        copy_weights(net, state, f"{task.folder}: its networks", settings.backbone)
+        net = new_net(backbone, len(state["head.bias"]), 0)
+        copy_weights(net, state, f"{task.folder}: its networks", backbone)
         nets.append(_ready(net, task.device))
     return tuple(nets)
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from fer_openset.backbones import OTHER_LAYOUT, TIMM, copy_weights, new_net
+from fer_openset.backbones import OTHER_LAYOUT, TIMM, copy_weights, layout_of, new_net
 from fer_openset.errors import UserError
 from fer_openset.labels import SETS, join_open
 from fer_openset.resnet import BACKBONES
@@ -89,6 +89,16 @@ def pretrained_net(settings, n_outputs, seed, place, zero_head=True):
 def start_record(settings, place):
     """What a run's record and checkpoint say of pretrained weights: {"weights": path, SHA-256, ...}; {} without any."""
     return {"weights": read_start(settings, place).record} if getattr(settings, "init", "") == "pretrained" else {}
+
+
+def trained_backbone(run, f_close):
+    """The backbone, layout included, of networks whose checkpoint says `run`; f_close: the backbone of their f_close.
+
+    Raises: KeyError for what no method's checkpoint says.
+    """
+    if "weights" in run:
+        return run["weights"]["backbone"]
+    return layout_of(run["settings"]["backbone"], f_close, run["settings"]["init"])
 
 
 def read_start(settings, place):

@@ -16,7 +16,7 @@ from pydantic import Field
 from pytorch_ood.detector import MaxSoftmax
 
 from fer_openset.augment import AugmentSettings, SizeSettings, normalise, resize, train_view
-from fer_openset.backbones import copy_weights, layout_of, new_net
+from fer_openset.backbones import TIMM, copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, data_digest, predict
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
@@ -67,6 +67,9 @@ def dias(task, settings):
     are normalised with ImageNet's statistics, as all images here (authors' code: both stay within 0..1).
     Raises: UserError when an epoch has fewer than two images, or f_close is another network.
     """
+    if settings.backbone.startswith(TIMM):
+        raise UserError(f"dias: it cuts a network after its stages, which {settings.backbone} does not name; take "
+                        "resnet18 or resnet50.")  # fmt: skip
     rows = task.dataset.rows(task.train.index)
     drawn = min(settings.images_per_epoch or len(rows), len(rows))
     if drawn < 2:

@@ -19,6 +19,7 @@ from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_
 from fer_openset.methods.folds import check_unseen, fold_of
 from fer_openset.methods.noisy_label import NoisyLabelSettings, cross_entropies, noisy_label
 from fer_openset.methods.two_views import two_view_loss
+from fer_openset.pretrained import StartSettings
 from fer_openset.runs import RunFolder, load_record
 from fer_openset.settings import Settings
 
@@ -38,14 +39,12 @@ class DisagreementSettings(Settings):
     """None: the second model has the settings that f_close was trained with."""
 
 
-class LossAverageSettings(OptimSettings, AugmentSettings):
+class LossAverageSettings(OptimSettings, AugmentSettings, StartSettings):
     """What `noisy_label` may vary when its own ideas are off; origins stand in params/methods/loss_average.yaml."""
 
-    backbone: str = "resnet18"
     image_size: int = Field(ge=1)
     eval_batch_size: int = Field(512, ge=1)
     init: Literal["scratch", "f_close", "pretrained"]
-    weights: str = ""
 
 
 def self_confidence(task, settings):

@@ -65,10 +65,21 @@ class NoisyLabelSettings(OptimSettings, AugmentSettings, StartSettings):
     def _switches_fit(self):
         if self.oracle_open_label and self.labels == "soft":
             raise ValueError("oracle_open_label sets hard labels; leave labels: soft out")
+        if self.alternate == "cycle":
+            self._check_turns()
         if self.cycle_training and self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, so selection would never "
                              "start; lower it, or set cycle_training: false")  # fmt: skip
         return self
+
+    def _check_turns(self):
+        if not self.cycle_training:
+            raise ValueError("alternate: cycle lets the nets of cycle_training take turns; set cycle_training: true")
+        after = self.epochs - self.warmup_epochs
+        if self.warmup_epochs % self.cycle_length or after < 2 * self.cycle_length:
+            raise ValueError("alternate: cycle needs a warm-up of whole cycles, and two cycles after it, or f2 has no "
+                             f"turn; there are {self.warmup_epochs} and {after} epochs, a cycle has "
+                             f"{self.cycle_length}")  # fmt: skip
 
 
 def noisy_label(task, settings, label="noisy_label"):
@@ -102,6 +113,7 @@ def train(task, settings, label="noisy_label"):
     place = np.full(len(task.dataset.table), -1)
     place[rows] = np.arange(len(rows))  # position in the dataset -> position in the pool
     learners = [_learner(f"f{i + 1}", task, settings) for i in range(settings.nets)]
+    (task.folder / EPOCH_SCORES).unlink(missing_ok=True)  # of a run with other settings
     keep = settings.keep_epochs or settings.score == "trajectory"
     by_epoch = torch.zeros(settings.epochs if keep else 0, len(rows), dtype=torch.float64)
     clean = []  # the cross-entropies after the last epoch, where they were kept: the next choice asks for the same

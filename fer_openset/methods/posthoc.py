@@ -56,7 +56,8 @@ def energy(task, settings):
 
 
 def entropy(task, settings):
-    """Entropy of the softmax, in nats. Range: [0, log K]. Source: Chan, Rottmann and Gottschalk (2021)."""
+    """Entropy of the softmax, in nats. Range: [0, log K]. Source: Chan, Rottmann and Gottschalk (2021). Differs:
+    pytorch-ood clips p to [1e-7, 1 - 1e-7], so the order of surer images is not the entropy's."""
     return scored(task, Entropy.score(pool_logits(task)))
 
 
@@ -87,7 +88,11 @@ def openmax(task, settings):
         raise UserError(f"openmax: alpha = {settings.alpha}, but only {n_classes} classes are known; take fewer.")
     train, y = as_double(task.train_logits), train_targets(task)
     chosen = fitting_images(train, y, at_least=2)
-    detector = OpenMax(None, settings.tail_size, settings.alpha, settings.euclid_weight)
+    fewest = int(torch.bincount(y[chosen], minlength=n_classes).min())
+    if fewest <= settings.tail_size:
+        print(f"openmax: a class has {fewest} images to fit, all within its tail of {settings.tail_size}, so its "
+              "ordinary images rate as unknown; set a smaller tail_size", flush=True)  # fmt: skip
+    detector = OpenMax(None, tailsize=settings.tail_size, alpha=settings.alpha, euclid_weight=settings.euclid_weight)
     detector.fit_logits(train[chosen], y[chosen])
     one_of_each = torch.eye(n_classes, dtype=torch.float64)
     return scored(task, detector.predict_logits(torch.cat([pool_logits(task), one_of_each]))[: len(task.pool_ids)])

@@ -94,13 +94,16 @@ def nnguide(task, settings):
 def vim(task, settings):
     """Norm of the features outside the principal subspace, scaled to the logits, minus the energy. Range: all reals.
 
-    Source: Wang et al. (2022), Sec. 4; without `d` its rule, see `principal_dimension`. Raises: UserError for a
-    `d` that leaves nothing outside (pytorch-ood would take D/2 or divide by zero).
+    Source: Wang et al. (2022), Sec. 4; without `d` its rule, see `principal_dimension`. Differs: the rule takes no more
+    than half as many dimensions as there are training images, for all of them lie within as many as there are, and the
+    scale would be a quotient by rounding errors. Raises: UserError for a `d` that leaves nothing outside (pytorch-ood
+    would take D/2 or divide by zero).
     """
-    head, width = _head(task), task.train_features.shape[1]
-    d = settings.d or principal_dimension(width)
-    if d >= width:
-        raise UserError(f"vim: d = {d}, but f_close has {width} features; take a smaller d, or null for the rule.")
+    head, (n, width) = _head(task), task.train_features.shape
+    d = settings.d or min(principal_dimension(width), max(n // 2, 1))
+    if d >= min(width, n):
+        raise UserError(f"vim: d = {d}, but f_close has {width} features and {n} training images; take a smaller d, or "
+                        "null for the rule.")  # fmt: skip
     detector = ViM(None, d, head.weight, head.bias).fit_features(_train(task), train_targets(task))
     return scored(task, detector.predict_features(_pool(task)))
 

@@ -71,16 +71,51 @@ def test_taking_turns_one_net_trains_for_a_whole_cycle(tmp_path):
     assert who.tolist() == ["f1 f2", "f1 f2", "f1", "f1", "f2", "f2"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epochs": 4, "warmup_epochs": 2}, "or f2 has no turn; there are 2 and 2 epochs, a cycle has 2"),
+        ({"epochs": 6, "warmup_epochs": 1}, "a warm-up of whole cycles"),
+        ({"epochs": 6, "warmup_epochs": 2, "cycle_training": False}, "set cycle_training: true"),
+    ],
+)
+def test_turns_that_one_net_would_never_have_are_refused(changes, reason):
+    given = settings_of().model_dump() | {"cycle_length": 2, "alternate": "cycle"} | changes
+    with pytest.raises(UserError, match=reason):
+        module.NoisyLabelSettings.build(given, "p")
+
+
 def test_soft_labels_are_f_close_probabilities(tmp_path, monkeypatch):
-    seen = []
+    seen, rows, batch_of = [], [], module.batch_of
     monkeypatch.setattr(module, "_loss", lambda net, x, y, *rest: seen.append(y) or (net.head.weight**2).sum())
+    monkeypatch.setattr(module, "batch_of", lambda dataset, batch: rows.append(batch) or batch_of(dataset, batch))
     task, _ = planted(tmp_path)
+    logits = task.pool_logits + np.random.default_rng(0).normal(size=task.pool_logits.shape).astype("float32")
+    task = replace(task, pool_logits=logits)
     noisy_label(task, settings_of(epochs=1, labels="soft", temperature=2.0, nets=1, cycle_training=False))
-    y = torch.cat(seen)
-    z = task.pool_logits.to_numpy("float64") / 2
-    expected = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    assert y.shape == (80, 4)
-    np.testing.assert_allclose(np.sort(y.numpy().ravel()), np.sort(expected.ravel()), rtol=1e-5)
+    ids = task.dataset.table.index[np.concatenate(rows[: len(seen)])]
+    z = logits.loc[ids].to_numpy("float64") / 2
+    assert sorted(ids) == sorted(task.pool_ids)
+    np.testing.assert_allclose(torch.cat(seen).numpy(), np.exp(z) / np.exp(z).sum(1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("select_by", "asked"), [("pool", "select_clean"), ("class", "select_clean_per_class")])
+def test_the_mixture_that_the_settings_name_chooses(tmp_path, monkeypatch, select_by, asked):
+    called = []
+    for name in ("select_clean", "select_clean_per_class"):
+        keep_all = lambda values, *rest, name=name: called.append(name) or np.ones(len(values), bool)  # noqa: E731
+        monkeypatch.setattr(module, name, keep_all)
+    task, _ = planted(tmp_path)
+    noisy_label(task, settings_of(epochs=2, warmup_epochs=1, cycle_length=1, select_by=select_by))
+    assert called == [asked, asked]  # one choice a net, in the epoch after the warm-up
+
+
+def test_epoch_scores_of_other_settings_do_not_stay(tmp_path):
+    task, _ = planted(tmp_path)
+    noisy_label(task, settings_of(epochs=1, warmup_epochs=0, keep_epochs=True))
+    assert (tmp_path / module.EPOCH_SCORES).exists()
+    noisy_label(task, settings_of(epochs=1, warmup_epochs=0))
+    assert not (tmp_path / module.EPOCH_SCORES).exists()
 
 
 def test_consistency_teaches_the_head_only_when_the_maps_are_attached():

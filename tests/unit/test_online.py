@@ -1,11 +1,13 @@
 """Single images are scored as the method scores them in a pool, by networks that never saw them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import closed_set, online, pipeline
+from fer_openset import closed_set, online, pipeline, runs
 from fer_openset.errors import UserError
 from fer_openset.methods import noisy_label, pool_novelty
 from fer_openset.methods.noisy_label_online import halves
@@ -45,6 +47,27 @@ def test_one_by_one_gives_the_scores_of_the_pool(method, overrides):
         assert len(took) == len(ids) and (took > 0).all()
 
 
+@pytest.mark.parametrize(("method", "n_nets"), [("noisy_label_online", 2), ("pool_novelty_online", 1)])
+def test_networks_are_read_back_in_the_layout_they_were_trained_in(monkeypatch, method, n_nets):
+    step, task = opened(method)
+    online.need_detector(step, task, 0)
+    asked = []
+    monkeypatch.setattr(online, "new_net", lambda name, *more: asked.append(name) or small_net(name, *more))
+    other = replace(task, f_close=replace(task.f_close, backbone="resnet18@vggface2"))
+    online.need_detector(step, other, 0)
+    assert asked == ["resnet18@vggface2"] * n_nets
+
+
+def test_a_label_is_taken_from_the_views_that_made_the_pseudo_labels():
+    step, task = opened("noisy_label_online")
+    online.need_detector(step, task, 0)
+    record = runs.load_record(step.folder.pseudo_labels)
+    assert not online.need_detector(step, task, 0).f_close_mirror
+    record["settings"]["closed_set"]["mirror"] = True
+    runs.save_record(step.folder.pseudo_labels, record)
+    assert online.need_detector(step, task, 0).f_close_mirror
+
+
 def test_arrival_is_seeded_and_without_repeats():
     _, task = opened("pool_novelty_online")
     first, again, other = (list(online.arriving(task, 0, 8, seed)) for seed in (0, 0, 1))
@@ -79,7 +102,7 @@ def test_what_cannot_be_read_back_is_one_sentence():
         online.need_detector(*opened("pool_novelty"), 0)
     step, task = opened("pool_novelty_online")
     demo = step.__class__(**{**vars(step), "parameters": step.parameters.model_copy(update={"preset": "demo"})})
-    with pytest.raises(UserError, match="has not run yet"):
+    with pytest.raises(UserError, match='run notebook 03 with method = "pool_novelty_online"'):
         online.need_detector(demo, task, 0)
 
 
