@@ -53,7 +53,7 @@ lint: $(READY) ## ruff over package, workflow, tests and notebooks
 	@$(PY) -m ruff check .
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(PY) -m jupyter lab notebooks
+	$(PY) -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 lock: $(READY) ## pin all dependencies again, with hashes, from pyproject.toml
 	$(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras \

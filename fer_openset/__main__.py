@@ -76,6 +76,7 @@ def score(options):
     """Score photos: the face of each, its expression, its open score; a CSV row each and a contact sheet."""
     from fer_openset import OpenSetDetector, atomic, score_photos
     from fer_openset.face_crop import photo_settings
+    from fer_openset.photos import is_sheet
 
     settings = photo_settings({} if options.margin is None else {"margin": options.margin})
     if not Path(options.csv).name or options.sheet == "":
@@ -87,6 +88,8 @@ def score(options):
     detector = OpenSetDetector.load(options.run, options.method, options.data_root, options.rule)
     table, faces, others = score_photos.score_photos(detector, options.photos, not options.no_crop, settings=settings)
     atomic.write_csv(options.csv, table)
+    if not len(faces) and is_sheet(sheet):
+        sheet.unlink()  # of earlier photos: it would show other people beside these rows
     shown = score_photos.write_sheet(detector, table, faces, sheet) if len(faces) else 0
     print(score_photos.summary(detector, table, others))
     print(f"{options.csv}" + (f" and {sheet} ({shown} of {len(faces)} faces)" if shown else ""))

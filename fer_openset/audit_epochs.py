@@ -42,11 +42,11 @@ def follow(step, epochs=0):
     for epoch in range(settings.epochs):
         logits = np.load(_file(folder, epoch), allow_pickle=False)
         outputs = pd.DataFrame(logits, index=ids, columns=list(step.protocol.known_classes))
-        key = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "seed": p.seed,
+        key = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name, "seed": p.seed,
                "epochs": settings.epochs, "epoch": epoch + 1}  # fmt: skip
         found += [{**key, **row} for row in scored(step, outputs)]
     table = pd.DataFrame(found, columns=[*EPOCHS_KEY, *EPOCHS_VALUES])
-    if is_result(p.dataset, p.preset):
+    if is_result(step.dataset.name, p.preset):
         merged = merge_rows(read_epochs(), table, EPOCHS_KEY)
         atomic.write_csv(table_path("audit_epochs"), merged, float_format="%.6g")
     return table

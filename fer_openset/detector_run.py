@@ -109,8 +109,8 @@ def _known_threshold(detector, dataset, protocol):
     """The smallest threshold that keeps 95 % of the known validation images."""
     ids = protocol.valid.index
     if not len(ids):
-        raise UserError(f"{dataset.name}: no known validation image to choose a threshold on; give the dataset a split "
-                        "valid.")  # fmt: skip
+        raise UserError(f"{dataset.name}: no known validation image to choose a threshold on; run pool_novelty, whose "
+                        "rule open_share needs none, or give a dataset of your own a split valid.")  # fmt: skip
     if len(ids) > VALIDATION:
         chosen = np.random.default_rng(0).choice(len(ids), VALIDATION, replace=False)
         ids = ids[np.sort(chosen)]

@@ -120,7 +120,8 @@ def bootstrap_interval(metric, scores, is_open, n=1000, seed=0, level=0.95):
         raise UserError(f"bootstrap with n = {n} and level = {level}: expected n of 1 or more and 0 < level < 1.")
     known, open_ = _counts(scores, is_open)
     rng = np.random.default_rng(seed)
-    size = max(1, 2_000_000 // len(known))  # resamples at a time: some 16 MB an array whatever the pool's size
+    most = max(len(known), known.sum(), open_.sum())
+    size = max(1, 2_000_000 // most)  # resamples at a time: some 16 MB an array whatever the pool's size
     parts = [min(size, n - start) for start in range(0, n, size)]
     values = np.concatenate([form(_resample(known, part, rng), _resample(open_, part, rng)) for part in parts])
     lo, hi = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])

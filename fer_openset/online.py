@@ -168,11 +168,11 @@ def save_latency(step, took):
     Returns: one row: n, median and 95th percentile in ms, images per second.
     """
     p = step.parameters
-    row = {"dataset": p.dataset, "preset": p.preset, "open_classes": step.protocol.name, "method": p.method,
+    row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name, "method": p.method,
            "device": step.device.name, "n": len(took), "median_ms": float(np.median(took)),
            "p95_ms": float(np.quantile(took, 0.95)), "images_per_s": float(1000 * len(took) / np.sum(took)),
            "commit": runs.commit()}  # fmt: skip
-    if runs.is_result(p.dataset, p.preset):
+    if runs.is_result(step.dataset.name, p.preset):
         table = merge_rows(read_latency(), pd.DataFrame([row], columns=list(LATENCY_COLUMNS)), LATENCY_KEY)
         atomic.write_csv(latency_path(), table, float_format="%.4g")
     return row

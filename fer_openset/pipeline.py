@@ -49,12 +49,12 @@ class Step:
         """The step's `run.json`: provenance, what it ran on, how long it took since it was opened."""
         p = self.parameters
         place = place_of(self.dataset, self.protocol.known_classes, p.seed)
-        more = {"seconds": round(self.seconds(), 1), **more}
+        more = {"seconds": round(self.seconds(), 1), "peak_mb": peak_memory_mb(), **more}
         more |= {key: value for part in settings.values() for key, value in start_record(part, place).items()}
         return runs.provenance(
             settings, dataset=self.dataset.name, preset=p.preset, open_classes=self.protocol.name, seed=p.seed,
             source={"dataset": p.dataset, "data_root": p.data_root},
-            device=self.device.name, peak_mb=peak_memory_mb(), **more,
+            device=self.device.name, **more,
         )  # fmt: skip
 
 
@@ -119,24 +119,28 @@ def _outputs_of(step, f_close):
                         "run notebook 02 again.")  # fmt: skip
     if not pool_settings(step.parameters.pool).changes_images:
         return step.folder.pseudo_labels
-    folder = step.folder.shifted_outputs(step.parameters.pool)
-    if not runs.is_done(folder):
+    folder, pool = step.folder.shifted_outputs(step.parameters.pool), pool_settings(step.parameters.pool)
+    made_from = {"f_close": sha256(step.folder.closed_set / MODEL), "pool": pool.model_dump(mode="json")}
+    if not runs.is_done(folder) or runs.load_record(folder).get("made_from") != made_from:
+        (folder / runs.RECORD).unlink(missing_ok=True)  # a kill must not leave it beside newer outputs
         settings = ClosedSetSettings.build(record["settings"]["closed_set"], "the record of the pseudo labels")
         outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
         write_pseudo_labels(outputs, step.protocol, step.parameters.seed, folder)
-        runs.save_record(folder, step.record({"closed_set": settings}))
+        runs.save_record(folder, step.record({"closed_set": settings}, made_from=made_from))
     return folder
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What one method said about the pool: settings, open scores by sample id, and the seconds it took."""
+    """What one method said about the pool: settings, open scores by sample id, the seconds it took, and the memory that
+    the process had taken until then, at its peak, in MiB."""
 
     method: str
     task: Task
     settings: Settings
     scores: pd.Series
     seconds: float
+    peak_mb: float
 
 
 def detect(step, tasks):
@@ -147,7 +151,7 @@ def detect(step, tasks):
         settings = method_settings(method, p.preset, p.overrides)
         scores = run_method(method, task, settings)
         seconds = max(time.perf_counter() - began, training_seconds(task.folder))  # the latter after a resume
-        found[method] = Detection(method, task, settings, scores, round(seconds, 1))
+        found[method] = Detection(method, task, settings, scores, round(seconds, 1), peak_memory_mb())
         began = time.perf_counter()
     return found
 
@@ -188,7 +192,8 @@ def save_scores(step, detection, result, share=None):
     """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
     p, folder = step.parameters, detection.task.folder
     atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
-    record = step.record({detection.method: detection.settings}, seconds=detection.seconds)
+    cost = {"seconds": detection.seconds, "peak_mb": detection.peak_mb}
+    record = step.record({detection.method: detection.settings}, **cost)
     row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
            "alignment": p.alignment, "method": detection.method, "variant": p.run_variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},

@@ -99,4 +99,4 @@ def shifted(dataset, protocol, settings):
     sigma = (0, 0, settings.blur, settings.blur)
     soft = gaussian_filter(images[rows].astype(np.float32), sigma) + settings.brightness
     images[rows] = soft.round().clip(0, 255).astype(np.uint8)
-    return replace(dataset, images=images)
+    return replace(dataset, images=images, originals=dataset.images)

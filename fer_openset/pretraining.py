@@ -5,6 +5,7 @@ What may be looked at: the known training images of a dataset; with `known+pool`
 holds the test images: every later result is then transductive, and says so); or any folder of faces.
 """
 
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -108,6 +109,7 @@ def _pretrain(dataset, rows, targets, settings, device, seed, folder, origin):
         return contrast(z, settings.temperature)
 
     identity = {**origin, "data": data_digest(dataset, rows)}
+    identity |= {} if targets is None else {"targets": zlib.crc32(targets[rows])}
     history = fit([Learner("body", net, make_optimizer(net, settings))], loss_of, lambda epoch: {"body": rows},
                   settings, device, seed, folder, f"pretraining on {dataset.name}", identity)  # fmt: skip
     body = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("body.")}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fer_openset.datasets import dataset_values
 from fer_openset.eligibility import with_reasons
 from fer_openset.errors import UserError
 from fer_openset.labels import EXPRESSIONS, check_name
@@ -45,7 +46,16 @@ PAPER_METHODS = ("msp", "eow", "proser", "dias", "noisy_label")
 
 def real_runs(runs):
     """Rows that may stand beside the paper's numbers: neither synthetic faces nor the smoke and demo presets."""
-    return runs[(runs["dataset"] != "synthetic") & ~runs["preset"].isin(("smoke", "demo"))]
+    drawn = [name for name in runs["dataset"].unique() if _is_drawn(name)]
+    return runs[~runs["dataset"].isin(drawn) & ~runs["preset"].isin(("smoke", "demo"))]
+
+
+def _is_drawn(dataset):
+    """Whether the faces of a dataset are synthetic ones, whatever its settings file is called."""
+    try:
+        return dataset_values(dataset, "paper")[0] == "synthetic"
+    except UserError:  # its settings file is not at hand: all there is to go by is the name
+        return dataset == "synthetic"
 
 
 def summarise(runs, metric="auroc"):
@@ -59,7 +69,7 @@ def summarise(runs, metric="auroc"):
     rows = runs.assign(lo=runs["auroc_lo"], hi=runs["auroc_hi"])
     if metric != "auroc":
         rows[["lo", "hi"]] = float("nan")
-    over_seeds = {"mean": (metric, "mean"), "sd": (metric, "std"), "n": (metric, "size")}
+    over_seeds = {"mean": (metric, "mean"), "sd": (metric, "std"), "n": (metric, "count")}
     if "why_not" in rows:
         over_seeds["why_not"] = ("why_not", first_reason)
     table = rows.groupby(list(SETTING)).agg(**over_seeds, lo=("lo", "mean"), hi=("hi", "mean")).reset_index()
@@ -73,10 +83,19 @@ def first_reason(reasons):
 
 
 def same_seeds(runs):
-    """The rows whose seed ran the most methods, alignments and variants on its pool: where methods are shown side by
-    side, all of them then stand on the same seeds, as far as they ran with them. Columns as in the table of runs."""
-    n_runs = runs.groupby([*POOL, "seed"])["method"].transform("size")
-    return runs[n_runs == n_runs.groupby([runs[name] for name in POOL]).transform("max")]
+    """The rows of the seed that ran the most methods, alignments and variants on its pool (the first of several), and
+    of seeds that ran the very same: where methods are shown side by side, all of them then stand on the same seeds.
+    Columns as in the table of runs."""
+    if runs.empty:
+        return runs
+    what = runs[[name for name in ("method", "alignment", "variant") if name in runs]].astype(str)
+    ran = what.agg("/".join, axis=1).groupby([runs[name] for name in (*POOL, "seed")])
+    ran = ran.agg(lambda names: tuple(sorted(names))).rename("ran").reset_index()
+    ran["n"] = ran["ran"].map(len)
+    most = ran.sort_values(["n", "seed"], ascending=[False, True]).drop_duplicates(list(POOL))
+    kept = ran.merge(most[[*POOL, "ran"]], on=[*POOL, "ran"])
+    seeds, kept = (pd.MultiIndex.from_frame(frame[[*POOL, "seed"]]) for frame in (runs, kept))
+    return runs[seeds.isin(kept)]
 
 
 def targets(path=None):

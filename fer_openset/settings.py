@@ -27,17 +27,22 @@ Alignment = Literal[ALIGNMENTS]
 
 def results_dir():
     """Folder of runs, tables and figures: `results/`, or the environment variable FER_OPENSET_RESULTS."""
-    return Path(os.environ.get("FER_OPENSET_RESULTS") or ROOT / "results").resolve()
+    return _folder("FER_OPENSET_RESULTS", "results")
 
 
 def data_dir():
     """Folder under which dataset roots are resolved: `data/`, or the environment variable FER_OPENSET_DATA."""
-    return Path(os.environ.get("FER_OPENSET_DATA") or ROOT / "data").resolve()
+    return _folder("FER_OPENSET_DATA", "data")
 
 
 def cache_dir():
     """Folder of the decode-once image stores: `.cache/`, or the environment variable FER_OPENSET_CACHE."""
-    return Path(os.environ.get("FER_OPENSET_CACHE") or ROOT / ".cache").resolve()
+    return _folder("FER_OPENSET_CACHE", ".cache")
+
+
+def _folder(variable, usual):
+    """A relative folder lies under the clone: a notebook in JupyterLab works elsewhere than a batch does."""
+    return (ROOT / (os.environ.get(variable) or usual)).resolve()
 
 
 def thread_count():

@@ -14,7 +14,7 @@ from scipy.stats import friedmanchisquare, norm, rankdata
 from fer_openset import atomic
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.report import LOWER_IS_BETTER, METRICS, is_ranked
+from fer_openset.report import LOWER_IS_BETTER, METRICS, is_ranked, same_seeds
 from fer_openset.run_table import finished_runs, merge_rows, truth_of
 from fer_openset.settings import pool_in, results_dir, variant_name
 
@@ -82,14 +82,16 @@ def read_differences():
 def write_differences(runs_dir=None):
     """Rebuild the table of paired differences from the scores at hand and the rows already there; returns it.
 
-    Rows already there that are no comparison of two runs on the same images (see `_is_pair`) are left out.
+    Rows already there are left out if one of their runs is at hand, for it was made again and the other was not; and if
+    they are no comparison of two runs on the same images (see `_is_pair`).
     """
-    found = []
+    found, at_hand = [], set()
     pools = {}
     for path, row in finished_runs(runs_dir):
         if not (path.parent / SCORES).exists():  # a record alone, without its scores: nothing to compare
             continue
         pools.setdefault(tuple(row[k] for k in POOL), []).append((row, path))
+        at_hand.add(tuple(row[k] for k in (*POOL, *RUN)))
     for pool, members in pools.items():
         truth, read = truth_of(members[0][1]), {}
         for (row, path), (row_b, path_b) in _pairs(members):
@@ -105,12 +107,18 @@ def write_differences(runs_dir=None):
             counts = [int((~is_open).sum()), int(is_open.sum())]
             found.append([*pool, *sides, *counts, d.value, d.lo, d.hi, d.p])
     before = read_differences()
-    kept = [_is_pair(_side(row, ""), _side(row, "_b")) for row in before.to_dict("records")]
+    kept = [_stays(row, at_hand) for row in before.to_dict("records")]
     before = before[np.array(kept, bool)]
     table = merge_rows(before, pd.DataFrame(found, columns=list(DIFFERENCE_COLUMNS)), DIFFERENCE_KEY)
     if len(table):
         atomic.write_csv(differences_path(), table, float_format="%.6g")
     return table
+
+
+def _stays(row, at_hand):
+    sides = _side(row, ""), _side(row, "_b")
+    pool = tuple(row[k] for k in POOL)
+    return _is_pair(*sides) and not any((*pool, *side.values()) in at_hand for side in sides)
 
 
 def _side(row, end):
@@ -153,8 +161,9 @@ def _scores(path, truth):
 def ranks(runs, metric="auroc"):
     """Mean rank of each method over open classes, 1 = best, for one dataset and preset.
 
-    runs: rows of one dataset and preset. Seeds are averaged; default variants of methods that compete
-    (`report.is_ranked`) take part, and single open classes only: a combined open set holds images that its parts hold.
+    runs: rows of one dataset and preset. Seeds are averaged, the same for all methods of a class as far as they ran
+    with them (`report.same_seeds`). Default variants of methods that compete (`report.is_ranked`) take part, and single
+    open classes only: a combined open set holds images that its parts hold.
     Each alignment is ranked for itself; a method without a run for some open class is not ranked, but named.
     Returns: alignment, method, mean_rank, best_in (open classes won, ties counted for each), n_classes, n_seeds (of a
     method and class, least to most), friedman_p (that all methods rank alike; NaN below three methods or two classes),
@@ -166,7 +175,8 @@ def ranks(runs, metric="auroc"):
     parts = []
     for alignment, part in runs.groupby("alignment"):
         every = part.pivot_table(index="open_classes", columns="method", values=metric, dropna=False)
-        table = every.dropna(axis=1)
+        part = same_seeds(part[part["method"].isin(every.dropna(axis=1).columns)])
+        table = part.pivot_table(index="open_classes", columns="method", values=metric, dropna=False).dropna(axis=1)
         seeds = part[part["method"].isin(table.columns)].groupby(["open_classes", "method"]).size()
         said = {
             "n_classes": len(table),

@@ -50,9 +50,9 @@ def write_variants():
     found = []
     for path in sorted((results_dir() / "runs").glob("*/*/*/seed*/**/run.json")):
         record = load_record(path.parent)
-        if not is_result(record["dataset"], record["preset"]) or not (
-            "row" in record or path.parent.name == CLOSED_SET
-        ):
+        if "row" not in record and path.parent.name != CLOSED_SET:  # the record of another step
+            continue
+        if not is_result(record["dataset"], record["preset"]):
             continue
         root, row = path.parents[4 if "row" in record else 1], record.get("row", {})
         method, variant = row.get("method", CLOSED_SET), row.get("variant", DEFAULT)

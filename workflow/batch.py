@@ -16,7 +16,7 @@ from pathlib import Path
 from fer_openset.errors import UserError
 from fer_openset.runs import load_record
 from fer_openset.settings import ROOT, results_dir
-from workflow.grid import load_grid
+from workflow.grid import check_overrides, load_grid
 from workflow.orphans import die_with_parent
 
 HERE = Path(__file__).resolve().parent
@@ -101,6 +101,7 @@ def list_jobs(command):
 def run(grid_file, cores, dry_run):
     """Run a grid and say how it went. Returns the exit status."""
     grid = load_grid(grid_file)
+    check_overrides(grid)
     if dry_run:
         return list_jobs(snakemake(grid_file, cores, "--dry-run", "--quiet", "host", "reason", "rules"))
     began = time.monotonic()

@@ -11,7 +11,7 @@ from fer_openset.ablations import load_ablation
 from fer_openset.datasets import classes_of, dataset_name, dataset_values
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, join_open, parse_open
-from fer_openset.methods import METHODS, POSTHOC, params_file
+from fer_openset.methods import METHODS, POSTHOC, method_settings, params_file
 from fer_openset.pools import FULL, pool_names
 from fer_openset.runs import RECORD, RunFolder
 from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of, variant_name
@@ -29,10 +29,11 @@ class Grid(Settings):
     """Every combination of these lists is one run.
 
     `open_classes` is one list for all datasets, or a list for each: {ferplus: [surprise], cifar10: [dog]}.
-    `variants` names sets of overrides for the methods' settings ({} for `default`), `pools` files of params/pools
-    (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of params/ablations by
-    name, each under the alignments listed with it, on the paper's pool. `together` puts all methods of a class into one
-    notebook run: less starting, one page with one ROC figure; but a method that fails or changes repeats them all.
+    `variants` names sets of overrides, each for every method of the grid ({} for `default`), `pools` files of
+    params/pools (`full`: the paper's pool); `data_root` is passed on as it is. `ablations` adds the sets of
+    params/ablations by name, each under the alignments listed with it, on the paper's pool. `together` puts all methods
+    of a class into one notebook run: less starting, one page with one ROC figure; but a method that fails or changes
+    repeats them all, and so does another grid that groups the same methods otherwise.
     """
 
     name: str
@@ -213,6 +214,20 @@ def load_grid(path):
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from None
     return grid
+
+
+def check_overrides(grid):
+    """Check that every method takes the overrides it is given: before a batch, not at each reading, for the settings of
+    the methods import torch. Raises: UserError that names the variant."""
+    seen = set()
+    for job in (job for job in grid.jobs() if job.overrides):
+        for method in job.methods:
+            if (method, job.variant) not in seen:
+                seen.add((method, job.variant))
+                try:
+                    method_settings(method, grid.preset, job.overrides)
+                except UserError as error:
+                    raise UserError(f"{grid.name}: the variant {job.variant!r} of {method}: {error}") from None
 
 
 def _check(grid):

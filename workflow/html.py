@@ -38,11 +38,11 @@ TEX = re.compile(r"\$\$(?P<block>[^$]+)\$\$|\$(?P<inline>(?! )[^$\n]+?(?<![\\ ])
 LETTER = re.compile(r"([A-Za-z])(?:_\{?([A-Za-z0-9]+)\}?)?")
 
 
-def page(title, body, trail=()):
+def page(title, body, trail=(), generator=GENERATOR):
     """A whole HTML page. `trail`: (text, address) of the pages above it, shown as links."""
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    head += f'<meta name="generator" content="{GENERATOR}">\n<link rel="icon" href="data:,">\n'
+    head += f'<meta name="generator" content="{generator}">\n<link rel="icon" href="data:,">\n'
     links = " · ".join(link_to(text, address) for text, address in trail)
     nav = f"<nav>{links}</nav>\n" if links else ""
     return f"{head}<style>{STYLE}{_code_colours()}</style></head>\n<body>\n{nav}{body}\n</body></html>\n"

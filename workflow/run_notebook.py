@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from textwrap import shorten
 
 import yaml
 
@@ -76,7 +77,23 @@ def _article(value):
 
 def read_arguments(pairs, defaults):
     """Turn `-p name text` pairs into values: text stays text where the default is text, else it is read as YAML."""
-    return {n: t if isinstance(defaults.get(n), str) else yaml.safe_load(t) for n, t in pairs}
+    try:
+        return {n: t if isinstance(defaults.get(n), str) else yaml.safe_load(t) for n, t in pairs}
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"a value of -p is not readable as YAML ({shorten(str(error), 120)}); quote it whole."
+        ) from None
+
+
+def read_json(text):
+    """The parameters of --parameters-json. Raises: UserError for anything but one JSON object."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--parameters-json is not readable as JSON ({error}); quote it whole.") from None
+    if not isinstance(values, dict):
+        raise UserError("--parameters-json takes one JSON object, as in '{\"seed\": 1}'.")
+    return values
 
 
 class LabelledLines:
@@ -164,7 +181,7 @@ def main(arguments=None):
     label = options.label or Path(options.notebook).stem
     began = time.monotonic()
     try:
-        values = json.loads(options.parameters_json)
+        values = read_json(options.parameters_json)
         if options.parameter:
             values |= read_arguments(options.parameter, notebook_defaults(options.notebook))
         print(f"start {label}\n", end="", flush=True)  # one write, line end and all: other jobs print too

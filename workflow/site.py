@@ -27,6 +27,8 @@ from workflow.grid import NOTEBOOKS
 from workflow.html import GENERATOR, link_list, link_to, notebook_body, page, plain_maths
 from workflow.site_index import BY, executed_notebooks, group, question_of, run_tables, source_of
 
+MARK = f"{GENERATOR}, site"  # the pages of a batch's report carry another: their folder is no place for a site
+
 
 class Site:
     """Collects what was written, so that pages of runs that are gone can be removed at the end."""
@@ -36,7 +38,7 @@ class Site:
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out}: this is a file; name a folder for the site.")
         first = self.out / "index.html"
-        ours = first.is_file() and GENERATOR.encode() in first.read_bytes()[:2000]
+        ours = first.is_file() and MARK.encode() in first.read_bytes()[:2000]
         if self.out.exists() and any(self.out.iterdir()) and not ours:
             raise UserError(f"{self.out}: this folder holds other files than a site; name another one.")
 
@@ -49,7 +51,7 @@ class Site:
         trail = [] if name == "index.html" else [("workbook", self.to("index.html", name))]
         trail += [(text, self.to(target, name)) for text, target in (("figures", "figures/index.html"),
                   ("tables", "tables/index.html")) if name != target]  # fmt: skip
-        text = page(title, f"<h1>{html.escape(title)}</h1>\n{body}" if title else body, trail)
+        text = page(title, f"<h1>{html.escape(title)}</h1>\n{body}" if title else body, trail, MARK)
         path = self.out / name
         if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)

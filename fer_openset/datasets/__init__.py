@@ -41,7 +41,8 @@ class Dataset:
 
     Shapes: table: N rows indexed by `sample_id` (unique str), columns label, split; images: (N, C, H, W) uint8,
     read-only memory map, row i belongs to row i of the table, C is 1 or 3. `classes` are the names that may be known or
-    open; `source` is what its reader calls its images; `left_out` are classes that a trial has taken out.
+    open; `source` is what its reader calls its images; `left_out` are classes that a trial has taken out. `originals`:
+    the images as they were, where some were changed (`pools.shifted`): copies are told by them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Dataset:
     images: np.memmap
     source: str = ""
     left_out: tuple[str, ...] = ()
+    originals: np.ndarray | None = None
 
     def rows(self, ids):
         """Positions of sample ids in the table and in `images`, in the order given.
@@ -66,7 +68,7 @@ class Dataset:
     @cached_property
     def first_copy(self):
         """For each position the first one that holds the very same pixels: (N,) int64."""
-        return first_copies(self.images)
+        return first_copies(self.images if self.originals is None else self.originals)
 
 
 def load_dataset(name, preset, root="", overrides=None, open_classes=""):

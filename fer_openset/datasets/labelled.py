@@ -131,6 +131,7 @@ def draw_splits(table, settings):
         order = sorted(rows.index, key=lambda i: _mark(rows["path"][i], settings.split_seed))
         n_test = 0 if "test" in given else _count(settings.test_share, len(order), 2)
         n_valid = 0 if "valid" in given else _count(settings.valid_share, len(order), 5)
+        n_valid = min(n_valid, len(order) - n_test - 1)
         out[order[:n_test]] = "test"
         out[order[n_test : n_test + n_valid]] = "valid"
     return out

@@ -186,6 +186,14 @@ def test_a_place_that_is_no_folder_is_one_sentence(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+def test_the_report_of_a_batch_is_no_site(tmp_path, capsys):
+    (tmp_path / "index.html").write_text(html.page("demo: executed notebooks", "<p>pages</p>"))
+    (tmp_path / "report.done").touch()
+    assert site.main(["--out", str(tmp_path)]) == 2
+    assert "holds other files than a site; name another one" in capsys.readouterr().err
+    assert (tmp_path / "report.done").exists()
+
+
 def test_a_first_page_in_another_encoding_is_somebody_elses(tmp_path, capsys):
     (tmp_path / "index.html").write_bytes("<h1>Überblick</h1>".encode("latin-1"))
     assert site.main(["--out", str(tmp_path)]) == 2

@@ -162,6 +162,7 @@ def test_each_f_close_keeps_what_it_started_from(workplace):
         for folder, more in (("closed_set", started), ("pools/blur", {}), ("pseudo_labels", {}), ("pretraining", {})):
             (root / folder).mkdir(parents=True)
             (root / folder / "run.json").write_text(json.dumps(record | more))
+        (root / "pretraining" / "run.json").write_text(json.dumps({"settings": {}}))  # such a record names no preset
     variants.write_variants()
     read = variants.read_variants()
     assert set(read["method"]) == {"closed_set"}

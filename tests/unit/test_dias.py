@@ -451,3 +451,10 @@ def test_errors_say_what_is_wrong(tmp_path):
         DiasSettings.build({**settings_of().model_dump(), "generator_size": 48}, "dias.yaml")
     with pytest.raises(UserError, match=r"dias: (the loss|a weight) became"):
         dias(task, settings_of(gan_lr=1e30, epochs=2))
+
+
+def test_a_network_without_stages_is_refused_before_anything_trains(tmp_path):
+    task, _ = planted(tmp_path)
+    with pytest.raises(UserError, match="timm:resnet10t does not name; take resnet18 or resnet50"):
+        dias(task, settings_of(backbone="timm:resnet10t"))
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from fer_openset.methods import params_file
 from fer_openset.report import targets
 from fer_openset.settings import ROOT, values_of
 from workflow import grid as grids
-from workflow.grid import load_grid
+from workflow.grid import check_overrides, load_grid
 
 GOOD = {
     "datasets": ["synthetic"],
@@ -310,6 +310,24 @@ def test_a_mistake_is_one_sentence_that_names_the_file(write, changes, expected)
         load_grid(write(**changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"variants": {"slow": {"lrr": 0.1}}}, "the variant 'slow' of noisy_label: .*did you mean 'lr'"),
+        ({"variants": {"slow": {"epochs": "3x"}}}, "the variant 'slow' of noisy_label: .*epochs"),
+        (
+            {"methods": ["msp", "noisy_label"], "variants": {"w": {"consistency_weight": 1.0}}},
+            "the variant 'w' of msp: ",
+        ),
+    ],
+)
+def test_overrides_that_a_method_does_not_take_are_found_before_anything_runs(write, changes, expected):
+    grid = load_grid(write(**({"methods": ["noisy_label"]} | changes)))
+    with pytest.raises(UserError, match=f"^mine: {expected}"):
+        check_overrides(grid)
+    check_overrides(load_grid(write(methods=["noisy_label"], variants={"slow": {"lr": 0.1}})))
 
 
 def test_missing_key_and_missing_file(tmp_path):

@@ -77,6 +77,14 @@ def test_splits_depend_on_seed_and_path_alone():
     assert not draw_splits(table, settings).set_axis(table["path"]).equals(first)
 
 
+@pytest.mark.parametrize("n", [5, 6, 7, 20])
+def test_a_class_keeps_a_training_image_whatever_the_shares(n):
+    settings = type("Settings", (), {"test_share": 0.5, "valid_share": 0.5, "split_seed": 0})
+    table = pd.DataFrame({"path": [f"a/{i}.png" for i in range(n)], "label": "a", "split": ""})
+    counts = draw_splits(table, settings).value_counts()
+    assert counts["train"] >= 1 and counts["test"] == round(n / 2) and counts["valid"] >= 1
+
+
 def test_split_folders_are_kept_and_a_missing_split_is_drawn(mine):
     write_images(mine.root, {"a": 20, "b": 10}, "train")
     write_images(mine.root, {"a": 4, "b": 3}, "Testing")

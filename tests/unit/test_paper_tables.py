@@ -97,6 +97,33 @@ def test_table_5_goes_by_settings_not_by_names():
     )
 
 
+def test_table_5_leaves_out_other_pools_and_other_ways_to_switch_a_part_off():
+    full = {"attention": True, "schedule": "cycle", "cycle_training": True}
+    sets = {"default": full, "off": {**full, "attention": False}, "off-pool_open_10": {**full, "attention": False},
+            "constant": {**full, "schedule": "constant"}}  # fmt: skip
+    runs = runs_of(*({"method": "noisy_label", "variant": v, "auroc": 0.5 + i / 10} for i, v in enumerate(sets)))
+    table = paper_tables.paper_table("5", runs, variants_of(**sets))
+    shown = table[table["dataset"] == "ferplus"].set_index("method")
+    assert shown["mean"].to_dict() == pytest.approx(
+        {"attention+cycle_lr+cycle_training": 0.5, "cycle_lr+cycle_training": 0.6}
+    )
+    assert (shown["n"] == 1).all()
+
+
+def test_ranks_compare_the_seeds_that_all_ran():
+    runs = runs_of(
+        {"method": "msp", "auroc": 0.5}, {"method": "msp", "auroc": 0.9, "seed": 1}, {"method": "eow", "auroc": 0.6}
+    )
+    table = paper_tables.paper_table("1", runs, variants_of(default={}))
+    found = {
+        m: row_of(table, dataset="ferplus", open_classes="surprise", method=m, metric="auroc") for m in ("msp", "eow")
+    }
+    assert {m: (r["mean"], r["rank_measured"]) for m, r in found.items()} == {
+        "msp": (0.7, "2 of 2"),
+        "eow": (0.6, "1 of 2"),
+    }
+
+
 def test_table_3_shows_stand_ins_of_other_datasets():
     rows = [{"method": "msp", "open_classes": name} for name in ("contempt", "ambiguous", "surprise")]
     table = paper_tables.paper_table("3", runs_of(*rows), variants_of())

@@ -10,10 +10,11 @@ import torch
 from tiny import CPU, small_net, tiny_dataset
 
 from fer_openset import closed_set, closed_step, pipeline, report, runs
-from fer_openset.closed_set import closed_set_settings, train_closed_set
+from fer_openset.closed_set import closed_outputs, closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.methods import pool_novelty
 from fer_openset.methods.predictions import write_predictions
+from fer_openset.pools import pool_settings
 from fer_openset.settings import DetectionParameters, RunParameters
 
 GIVEN = {"dataset": "tiny", "open_classes": "fear+surprise"}
@@ -334,3 +335,11 @@ def test_a_pool_with_changed_images_gets_new_outputs_once(place, monkeypatch):
     monkeypatch.setattr(pipeline, "closed_outputs", None)
     _, again = detect(pool="brightness")
     assert again.scores.equals(found.scores)
+    made = []
+    monkeypatch.setattr(pipeline, "closed_outputs", lambda *given: made.append(given) or closed_outputs(*given))
+    lighter = pool_settings("brightness").model_copy(update={"brightness": 60.0})
+    monkeypatch.setattr(
+        pipeline, "pool_settings", lambda name: lighter if name == "brightness" else pool_settings(name)
+    )
+    _, other = detect(pool="brightness")  # the pool's own settings were changed
+    assert made and not other.scores.equals(found.scores)

@@ -1,5 +1,7 @@
 """Changed pools: who stays, who goes, and which images look different."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,16 @@ def test_images_of_the_pool_alone_change():
     sharpness = [np.abs(np.diff(images.astype(float), axis=2)).mean() for images in (soft, DATASET.images[inside])]
     assert sharpness[0] < 0.6 * sharpness[1]
     assert shifted(DATASET, protocol, PoolSettings()) is DATASET
+
+
+def test_a_copy_of_a_training_image_is_one_after_the_pool_has_changed():
+    images, protocol = np.array(DATASET.images), protocol_of()
+    here, there = DATASET.rows([protocol.pool.index[0], protocol.train.index[0]])
+    images[here] = images[there]
+    light = shifted(replace(DATASET, images=images), protocol, PoolSettings(brightness=20.0))
+    assert (light.images[here] != light.images[there]).any()
+    assert light.first_copy[here] == light.first_copy[there]
+    assert replace(light, name="again").first_copy[here] == light.first_copy[there]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny import CPU, small_net, tiny_dataset
 from fer_openset import closed_set, metrics
 from fer_openset.closed_set import ClosedModel, ClosedSetSettings, closed_outputs, train_closed_set, write_pseudo_labels
 from fer_openset.errors import UserError
-from fer_openset.methods import POSTHOC, method_settings, posthoc_features, run_method
+from fer_openset.methods import POSTHOC, method_settings, posthoc, posthoc_features, run_method
 from fer_openset.methods.posthoc import fitting_images
 from fer_openset.methods.posthoc_features import principal_dimension
 from fer_openset.methods.task import CachedOutputs, Task, make_task
@@ -244,7 +244,38 @@ def test_principal_dimension_of_vim(width, d):
     assert principal_dimension(width) == d < width
 
 
+def test_vim_with_few_training_images_keeps_its_energy():
+    """Fewer images than dimensions lie within the subspace: what is left outside would be rounding errors."""
+    task, is_open = planted()
+    few = task.train_features.iloc[np.arange(0, K * EACH, 20)]  # twelve images, where the rule takes sixteen dimensions
+    outputs = SimpleNamespace(**{**vars(task.outputs), "train_features": few,
+                                 "train_logits": task.outputs.train_logits.loc[few.index]})  # fmt: skip
+    scarce = replace(task, train=task.train.loc[few.index], outputs=outputs)
+    scores, energy = scores_of("vim", scarce), scores_of("energy", scarce)
+    assert metrics.auroc(scores.to_numpy(), is_open) > 0.97
+    assert scores.abs().max() < 100 * energy.abs().max()  # not scaled by a quotient of rounding errors
+    with pytest.raises(UserError, match="vim: d = 12, but f_close has 32 features and 12 training images"):
+        scores_of("vim", scarce, d=12)
+
+
 # OpenMax and SHE: the traps
+
+
+def test_openmax_says_when_a_class_is_all_tail(capsys):
+    task, _ = planted()
+    scores_of("openmax", task, tail_size=5)
+    assert "openmax" not in capsys.readouterr().out
+    scores_of("openmax", task, tail_size=EACH)
+    assert f"images to fit, all within its tail of {EACH}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["tail_size", "alpha", "euclid_weight"])
+def test_openmax_hands_each_setting_to_its_own_parameter(monkeypatch, setting):
+    seen, library = {}, posthoc.OpenMax
+    monkeypatch.setattr(posthoc, "OpenMax", lambda model, **how: seen.update(how) or library(model, **how))
+    value = {"tail_size": 7, "alpha": 2, "euclid_weight": 0.25}[setting]
+    scores_of("openmax", planted()[0], **{"tail_size": 5, setting: value})
+    assert seen[setting.replace("tail_size", "tailsize")] == value
 
 
 def test_openmax_does_not_depend_on_the_rest_of_the_pool():

@@ -18,7 +18,16 @@ from fer_openset.checkpoint import save_tensors
 from fer_openset.closed_set import ClosedSetSettings, load_model, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
-from fer_openset.pretrained import Place, StartSettings, find_weights, pretrained_net, read_start, start_record
+from fer_openset.methods import method_settings
+from fer_openset.pretrained import (
+    Place,
+    StartSettings,
+    find_weights,
+    pretrained_net,
+    read_start,
+    start_record,
+    trained_backbone,
+)
 from fer_openset.protocol import make_protocol
 from fer_openset.settings import ROOT
 
@@ -138,6 +147,17 @@ def test_the_mean_over_the_map_is_the_average_pooling_of_7(files):
     assert nn.MaxPool2d(3, 2, 0, ceil_mode=True)(torch.zeros(1, 1, 112, 112)).shape[-1] == 56
 
 
+def test_a_checkpoint_says_which_layout_its_networks_have():
+    own = {"settings": {"backbone": "resnet18", "init": "f_close"}}
+    assert trained_backbone(own, "resnet18@vggface2") == "resnet18@vggface2"
+    assert trained_backbone(own, "resnet50@vggface2") == "resnet18"
+    assert (
+        trained_backbone({"settings": {"backbone": "resnet18", "init": "scratch"}}, "resnet18@vggface2") == "resnet18"
+    )
+    read = {"settings": {"backbone": "resnet50", "init": "pretrained"}, "weights": {"backbone": "resnet50@vggface2"}}
+    assert trained_backbone(read, "resnet18") == "resnet50@vggface2"
+
+
 def test_the_record_says_what_was_read(files):
     path = files[0] / "resnet50_ft_weight.pkl"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -145,6 +165,9 @@ def test_the_record_says_what_was_read(files):
     record = {"path": str(path), "sha256": digest, "backbone": "resnet50@vggface2", "trained_on": ""}
     assert start_record(settings, PLACE) == {"weights": record}
     assert start_record(StartSettings(), PLACE) == {}
+    average = method_settings("loss_average", "smoke", {"init": "pretrained", "weights": str(path),
+                                                        "backbone": "resnet50"})  # fmt: skip
+    assert start_record(average, PLACE) == {"weights": record}
     with pytest.raises(UserError, match=f"its SHA-256 is {digest}, but weights_sha256 asks for 0{{64}}"):
         read_start(settings_of(path, weights_sha256="0" * 64), PLACE)
     with pytest.raises(UserError, match="weights_sha256 = 'abc'"):

@@ -207,6 +207,15 @@ def test_a_real_network_takes_a_step_under_bf16():
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+def test_images_are_mixed_after_the_third_stage(monkeypatch):
+    mixed, mix_ = [], module.mix
+    monkeypatch.setattr(module, "mix", lambda features, *rest: mixed.append(features.shape) or mix_(features, *rest))
+    net = new_net("resnet18", 4, 0, zero_head=False).train()
+    module._loss(net, torch.randn(8, 1, 64, 64, generator=generator()), torch.arange(8) % 3, 3, settings_of(), CPU,
+                 generator())  # fmt: skip
+    assert mixed == [(4, 256, 4, 4)]
+
+
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=60), st.floats(0.05, 0.99))
 def test_the_bias_keeps_the_asked_share_and_no_image_more_than_needed(leads, keep):
     leads = np.array(leads, float)

@@ -154,6 +154,8 @@ def test_summarise_averages_seeds_only():
     assert (msp.n, msp.mean, msp.lo, msp.hi) == pytest.approx((2, 0.7, 0.7, 0.78))
     assert msp.sd == pytest.approx(0.02**0.5)  # two values 0.2 apart, n - 1 = 1
     assert energy.n == 1 and pd.isna(energy.sd)
+    runs.loc[1, "oscr"] = float("nan")  # a seed without a value is not counted
+    assert report.summarise(runs, "oscr")["n"].tolist() == [1, 1]
     assert report.summarise(runs, "oscr")["lo"].isna().all()  # only AUROC has an interval
     with pytest.raises(UserError, match="did you mean 'auroc'"):
         report.summarise(runs, "auorc")
@@ -292,6 +294,19 @@ def test_comparison_never_shows_synthetic_smoke_or_demo():
     assert compared["published"][0] == 0.406 and compared["verdict"][0] == "better"
 
 
+def test_drawn_faces_are_told_by_their_reader(monkeypatch):
+    readers = {"hard": "synthetic", "mine": "folder"}
+
+    def values(name, preset):
+        if name not in readers:
+            raise UserError("no such file")
+        return readers[name], {}
+
+    monkeypatch.setattr(report, "dataset_values", values)
+    runs = frame(*({"dataset": name} for name in ("hard", "mine", "gone", "synthetic")))
+    assert report.real_runs(runs)["dataset"].tolist() == ["mine", "gone"]
+
+
 def test_methods_side_by_side_stand_on_the_same_seeds():
     def row(method, seed, open_classes="surprise"):
         return {"dataset": "d", "preset": "demo", "open_classes": open_classes, "method": method, "seed": seed}
@@ -308,5 +323,7 @@ def test_methods_side_by_side_stand_on_the_same_seeds():
     assert kept[["open_classes", "method", "seed"]].to_numpy().tolist() == [
         ["surprise", "msp", 0], ["surprise", "pool_novelty", 0], ["surprise", "oracle", 0], ["fear", "msp", 7],
     ]  # fmt: skip
+    tied = [row("msp", 0), row("energy", 0), row("msp", 1), row("oracle", 1), row("msp", 2), row("energy", 2)]
+    assert report.same_seeds(pd.DataFrame(tied))["seed"].tolist() == [0, 0, 2, 2]  # seed 1 ran others
     equal = pd.DataFrame([row(method, seed) for method in ("msp", "energy") for seed in (0, 1)])
     assert len(report.same_seeds(equal)) == 4 and report.same_seeds(equal.iloc[:0]).empty

@@ -98,6 +98,21 @@ def test_command_line_values_take_the_type_of_the_default(notebook, tmp_path, ca
     assert "write 1.0e-3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-p", "overrides", "{epochs: 3"], "a value of -p is not readable as YAML"),
+        (["--parameters-json", "{"], "--parameters-json is not readable as JSON"),
+        (["--parameters-json", "[1]"], "--parameters-json takes one JSON object"),
+    ],
+)
+def test_values_that_cannot_be_read_are_one_sentence(notebook, tmp_path, capsys, options, expected):
+    out = tmp_path / "out.ipynb"
+    assert runner.main([str(notebook("1")), str(out), *options, "--prepare-only"]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and said.count("\n") == 1 and not out.exists()
+
+
 def test_labelled_lines_are_whole():
     stream = io.StringIO()
     lines = runner.LabelledLines(stream, "job")

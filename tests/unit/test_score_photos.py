@@ -150,6 +150,18 @@ def test_our_own_sheet_among_the_photos_is_left_out_and_replaced(saved, tmp_path
             assert pd.read_csv(tmp_path / name)["photo"].tolist() == [str(tmp_path / "me.png")]
 
 
+def test_a_sheet_of_earlier_photos_does_not_stay_beside_rows_without_a_face(saved, tmp_path):
+    Image.new("L", (48, 48), 90).save(tmp_path / "wall.png")
+    for option, there in (["--no-crop"], True), ([], False):
+        score = ["score", saved, str(tmp_path / "wall.png"), *option, "--csv", str(tmp_path / "out.csv")]
+        assert __main__.main(score) == 0
+        assert (tmp_path / "out.png").exists() == there
+    assert pd.read_csv(tmp_path / "out.csv")["status"].tolist() == ["no face"]
+    Image.new("L", (48, 48), 90).save(tmp_path / "out.png")  # a picture of somebody's own
+    assert __main__.main(["score", saved, str(tmp_path / "wall.png"), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize("option", ["--csv", "--sheet"])
 def test_a_place_that_cannot_be_written_is_said_before_any_photo_is_scored(
     saved, tmp_path, capsys, monkeypatch, option

@@ -30,6 +30,14 @@ def toy(tmp_path, text, preset="paper", overrides=None):
     return load(Toy, path, preset, overrides)
 
 
+def test_a_relative_folder_lies_under_the_clone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FER_OPENSET_RESULTS", "out")
+    assert settings.results_dir() == ROOT / "out"
+    monkeypatch.setenv("FER_OPENSET_RESULTS", str(tmp_path))
+    assert settings.results_dir() == tmp_path
+
+
 def test_file_then_preset_then_overrides(tmp_path):
     text = "rate: 0.5\nsteps: 7\npresets:\n  smoke: {steps: 1, name: small}\n  demo:\n"
     assert toy(tmp_path, text) == Toy(rate=0.5, steps=7)
