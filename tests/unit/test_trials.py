@@ -230,8 +230,9 @@ def test_trials_have_a_table_of_their_own_and_are_in_no_other(workplace):
 
 def test_latency_of_a_trial_is_not_kept(workplace):
     for name in ("synthetic_trials", "synthetic"):
-        given = {**WHERE, "dataset": name, "method": "pool_novelty_online"}
+        given = {**WHERE, "dataset": f"params/datasets/{name}.yaml", "method": "pool_novelty_online"}
         step = SimpleNamespace(parameters=DetectionParameters.build(given, "test"),
-                               protocol=SimpleNamespace(name="anger"), device=CPU)  # fmt: skip
+                               protocol=SimpleNamespace(name="anger"), device=CPU,
+                               dataset=SimpleNamespace(name=name))  # fmt: skip
         online.save_latency(step, np.array([1.0, 2.0]))
     assert online.read_latency()["dataset"].tolist() == ["synthetic"]
