@@ -108,15 +108,22 @@ def test_a_dry_run_lists_the_jobs_and_runs_none(tmp_path):
 
 def test_a_failing_run_is_named_last_and_the_others_finish(finished):
     place, _, _ = finished
-    variants = {"broken": {"no_such_key": 1}, "default": {}}
-    status, lines = batch(place, write_grid(place, methods=["msp"], variants=variants))
+    variants = {"broken": {"k": 1_000_000}, "default": {}}  # a number like others; the images turn out to be too few
+    status, lines = batch(place, write_grid(place, methods=["knn"], variants=variants))
     assert status == 1
-    assert lines[-1] == "3 of 4 runs done; failed: synthetic surprise seed0 msp as_released broken"
-    notebook = place / "results" / FOLDER / "notebooks" / "03_open_set_detection.msp.as_released.broken.ipynb"
+    assert lines[-1] == "3 of 4 runs done; failed: synthetic surprise seed0 knn as_released broken"
+    notebook = place / "results" / FOLDER / "notebooks" / "03_open_set_detection.knn.as_released.broken.ipynb"
     assert f"  its notebook: {notebook}" in lines
-    assert "no_such_key" in notebook.read_text()
-    said = [line for line in lines if line.startswith("failed synthetic surprise seed0 msp as_released broken: ")]
-    assert len(said) == 1 and "no_such_key" in said[0], "the sentence stands once: nothing is tried again in vain"
+    assert "k = 1000000" in notebook.read_text()
+    said = [line for line in lines if line.startswith("failed synthetic surprise seed0 knn as_released broken: ")]
+    assert len(said) == 1 and "k = 1000000" in said[0], "the sentence stands once: nothing is tried again in vain"
+
+
+def test_a_setting_that_does_not_exist_stops_the_batch_before_anything_starts(tmp_path):
+    status, lines = batch(tmp_path, write_grid(tmp_path, methods=["msp"], variants={"broken": {"no_such_key": 1}}))
+    assert status == 2 and len(lines) == 1
+    assert "the variant 'broken' of msp: " in lines[0] and "no_such_key" in lines[0]
+    assert not list(tmp_path.glob("results/**/*.ipynb"))
 
 
 def kill_after(process, *words):
