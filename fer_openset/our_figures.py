@@ -67,6 +67,8 @@ def auroc_panels(summary, methods):
         ax.set_yticks(range(len(methods)), methods)
     for ax in axes.flat[len(classes) :]:
         ax.axis("off")
+    for column in axes.T:  # where the last row is not full, the panel above has to carry the numbers
+        [ax for ax in column if ax.axison][-1].tick_params(labelbottom=True)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     figure.supxlabel("AUROC (dotted: chance)")
     return figure

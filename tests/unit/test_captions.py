@@ -252,6 +252,17 @@ def test_the_note_of_fig_3_stands_in_a_frame_around_both_networks():
         assert frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 7, 8])
+def test_the_lowest_panel_of_each_column_carries_the_numbers(n):
+    rows = [{"open_classes": f"c{k}", "method": "msp", "alignment": "aligned", "mean": 0.7, "lo": 0.6, "hi": 0.8}
+            for k in range(n)]  # fmt: skip
+    figure = our_figures.auroc_panels(pd.DataFrame(rows), ["msp"])
+    figure.canvas.draw()
+    shown = [ax for ax in figure.axes if ax.axison]
+    numbered = [bool([t for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]) for ax in shown]
+    assert len(shown) == n and numbered == [k + min(4, n) >= n for k in range(n)]
+
+
 def test_auroc_of_methods_fits_the_page_and_draws_every_interval(workplace):
     rows = [{"method": m, "auroc": 0.4 + i / 10, "open_classes": c, "alignment": a} for i, m in enumerate(OURS[:4])
             for c in (*BASIC, "surprise+fear+disgust") for a in ("aligned", "as_released")]  # fmt: skip
