@@ -84,9 +84,14 @@ def save_pseudo_labels(step, settings, outputs):
     """Write f_close's outputs, the pseudo labels and their record. Returns: the table of pseudo labels."""
     p = step.parameters
     table = write_pseudo_labels(outputs, step.protocol, p.seed, step.folder.pseudo_labels)
-    more = {"n_pool": len(table), "f_close": sha256(step.folder.closed_set / MODEL)}
+    more = {"n_pool": len(table), "f_close": _digest_of_f_close(step)}
     runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, **more))
     return table
+
+
+def _digest_of_f_close(step):
+    """Tells this step's f_close from one that was trained again."""
+    return sha256(step.folder.closed_set / MODEL)
 
 
 def need_tasks(step):
@@ -113,14 +118,15 @@ def need_tasks(step):
 
 def _outputs_of(step, f_close):
     """The folder with f_close's outputs: those of notebook 02, or made here for a pool whose images were changed."""
-    record = runs.load_record(step.folder.pseudo_labels)
-    if record.get("f_close") not in (None, sha256(step.folder.closed_set / MODEL)):
+    record, weights = runs.load_record(step.folder.pseudo_labels), _digest_of_f_close(step)
+    if record.get("f_close") not in (None, weights):
         raise UserError(f"{step.folder.pseudo_labels}: f_close was trained again since these pseudo labels were made; "
                         "run notebook 02 again.")  # fmt: skip
-    if not pool_settings(step.parameters.pool).changes_images:
+    pool = pool_settings(step.parameters.pool)
+    if not pool.changes_images:
         return step.folder.pseudo_labels
-    folder, pool = step.folder.shifted_outputs(step.parameters.pool), pool_settings(step.parameters.pool)
-    made_from = {"f_close": sha256(step.folder.closed_set / MODEL), "pool": pool.model_dump(mode="json")}
+    folder = step.folder.shifted_outputs(step.parameters.pool)
+    made_from = {"f_close": weights, "pool": pool.model_dump(mode="json")}
     if not runs.is_done(folder) or runs.load_record(folder).get("made_from") != made_from:
         (folder / runs.RECORD).unlink(missing_ok=True)  # a kill must not leave it beside newer outputs
         settings = ClosedSetSettings.build(record["settings"]["closed_set"], "the record of the pseudo labels")

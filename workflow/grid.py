@@ -219,15 +219,12 @@ def load_grid(path):
 def check_overrides(grid):
     """Check that every method takes the overrides it is given: before a batch, not at each reading, for the settings of
     the methods import torch. Raises: UserError that names the variant."""
-    seen = set()
-    for job in (job for job in grid.jobs() if job.overrides):
-        for method in job.methods:
-            if (method, job.variant) not in seen:
-                seen.add((method, job.variant))
-                try:
-                    method_settings(method, grid.preset, job.overrides)
-                except UserError as error:
-                    raise UserError(f"{grid.name}: the variant {job.variant!r} of {method}: {error}") from None
+    asked = {(method, job.variant): job.overrides for job in grid.jobs() if job.overrides for method in job.methods}
+    for (method, variant), overrides in asked.items():
+        try:
+            method_settings(method, grid.preset, overrides)
+        except UserError as error:
+            raise UserError(f"{grid.name}: the variant {variant!r} of {method}: {error}") from None
 
 
 def _check(grid):
