@@ -18,7 +18,7 @@ LARGEST_GRADIENT = 3  # pixels a side of a stride-1 map: measured, from 4 on the
 class Conv3x3(nn.Conv2d):
     """A 3 x 3 convolution, padding 1, no bias; same weights, same names and same result as `nn.Conv2d`.
 
-    Shapes: x (N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride)). For one image at a time see `packed`.
+    Shapes: x (N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride)). For one image see `packed`, `traced`.
     """
 
     def __init__(self, in_channels, out_channels, stride):
@@ -26,7 +26,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x):
         height, width = x.shape[2:]
-        if x.device.type != "cpu" or height != width:
+        if x.device.type != "cpu" or height != width or torch.jit.is_tracing():  # tracing: see `traced`
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):  # as the library's own does; features fed into a stage come as float32
             x = x.to(torch.get_autocast_dtype("cpu"))

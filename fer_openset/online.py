@@ -28,6 +28,7 @@ from fer_openset.pretrained import trained_backbone
 from fer_openset.report import cell, summarise, targets
 from fer_openset.run_table import merge_rows
 from fer_openset.settings import results_dir
+from fer_openset.traced import Traced, can_trace
 
 ONLINE = {"noisy_label_online": "noisy_label", "pool_novelty_online": "pool_novelty"}  # and the offline form
 LATENCY_KEY = ("dataset", "preset", "open_classes", "method", "device")
@@ -50,16 +51,23 @@ class Detector:
 
     def score(self, image):
         """Open score of one image: uint8 (C, H, W) -> float, larger = more open; as the method scores a pool."""
-        logits = torch.stack([self._logits(net, image, self.image_size, self.mirror) for net in self.nets]).double()
-        if self.f_close is None:
-            return float((logits[:, -1] - logits[:, :-1].logsumexp(1)).mean())
-        said = self._logits(self.f_close.net, image, self.f_close.image_size, self.f_close_mirror).argmax()
-        return float(-logits.log_softmax(1)[:, said].mean())
-
-    def _logits(self, net, image, size, mirror):
         with torch.inference_mode(), self.device.autocast():
-            x = clean_view(torch.from_numpy(np.array(image))[None], size, self.device.torch_device)
-            return net(torch.cat([x, x.flip(3)]) if mirror else x).mean(0)
+            view = self._view(image, self.image_size)
+            logits = torch.stack([_logits(net, view, self.mirror) for net in self.nets]).double()
+            if self.f_close is None:
+                return float((logits[:, -1] - logits[:, :-1].logsumexp(1)).mean())
+            if self.f_close.image_size != self.image_size:
+                view = self._view(image, self.f_close.image_size)
+            said = _logits(self.f_close.net, view, self.f_close_mirror).argmax()
+            return float(-logits.log_softmax(1)[:, said].mean())
+
+    def _view(self, image, size):
+        return clean_view(torch.from_numpy(np.array(image))[None], size, self.device.torch_device)
+
+
+def _logits(net, view, mirror):
+    """Logits (K,) of one image, the mean over it and its mirror image if `mirror`. view: (1, C, H, W)."""
+    return net(torch.cat([view, view.flip(3)]) if mirror else view).mean(0)
 
 
 def need_detector(step, task, half):
@@ -105,7 +113,10 @@ def _ready(net, device):
     """The network made ready for one image at a time; the scores stay the same."""
     net = device.place(net).eval().requires_grad_(False)
     dtype = device.amp or torch.float32
-    if device.torch_device.type == "cpu" and can_pack():
+    on_cpu = device.torch_device.type == "cpu"
+    if on_cpu and dtype == torch.float32 and can_trace(net):
+        return Traced(net)
+    if on_cpu and can_pack():
         return pack(net, dtype)
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):  # cast once instead of at every call

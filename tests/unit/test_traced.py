@@ -1,0 +1,90 @@
+"""A network compiled for one image gives what it gave before."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fer_openset import traced
+from fer_openset.backbones import FaceNet
+from fer_openset.device import Device
+from fer_openset.online import Detector
+from fer_openset.traced import Traced, can_trace
+
+CPU = Device(torch.device("cpu"), None, "cpu")
+
+
+def a_net(backbone="resnet18"):
+    torch.manual_seed(0)
+    net = FaceNet(backbone, 6, zero_head=False).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after a training: not the identity
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return CPU.place(net).requires_grad_(False)
+
+
+needs_compiler = pytest.mark.skipif(not can_trace(a_net()), reason="this torch has no compiler for one image at a time")
+
+
+@needs_compiler
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet18@vggface2"])
+def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
+    net = a_net(backbone)
+    fast = Traced(copy.deepcopy(net))
+    generator = torch.Generator().manual_seed(1)
+    for shape in [(1, 1, 64, 64), (2, 3, 48, 48), (1, 1, 40, 56), (1, 1, 64, 64)]:
+        for _ in range(2):  # the second call runs what the first compiled, on another image
+            x = torch.randn(shape, generator=generator)
+            with torch.inference_mode():
+                torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_each_network_of_a_detector_gets_its_own_weights():
+    one, other = a_net(), a_net()
+    with torch.no_grad():
+        other.head.bias.add_(torch.arange(6.0))
+    image = np.random.default_rng(0).integers(0, 256, (1, 48, 48), dtype=np.uint8)
+    plain = Detector((one, other), 64, True, CPU).score(image)
+    fast = Detector((Traced(copy.deepcopy(one)), Traced(copy.deepcopy(other))), 64, True, CPU).score(image)
+    assert fast == pytest.approx(plain, abs=1e-4)
+    assert fast != pytest.approx(Detector((one, one), 64, True, CPU).score(image), abs=1e-2)
+
+
+@needs_compiler
+@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs an x86 processor")
+def test_the_whole_network_is_compiled():
+    fast, x = Traced(a_net()), torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        fast(x)
+        fast(x)
+        graph = str(torch.jit.last_executed_optimized_graph())
+    assert "oneDNNFusionGroup" in graph
+    assert "aten::batch_norm" not in graph  # in the weights of the convolution before it
+
+
+@needs_compiler
+@pytest.mark.parametrize("before", [False, True])
+def test_the_switch_of_the_process_is_left_as_it_was_and_no_warning_comes(before):
+    was = torch.jit.onednn_fusion_enabled()
+    torch.jit.enable_onednn_fusion(before)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("error")
+            Traced(a_net())(torch.randn(1, 1, 32, 32))
+        assert torch.jit.onednn_fusion_enabled() is before
+        with pytest.raises(RuntimeError):
+            Traced(a_net())(torch.randn(1, 5, 32, 32))
+        assert torch.jit.onednn_fusion_enabled() is before
+    finally:
+        torch.jit.enable_onednn_fusion(was)
+
+
+def test_only_our_resnets_where_this_torch_has_the_compiler(monkeypatch):
+    assert not can_trace(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    monkeypatch.delattr(traced.torch.jit, "enable_onednn_fusion", raising=False)
+    assert not can_trace(a_net())
