@@ -108,9 +108,13 @@ def _with_means(measured, published):
         return measured
     keys = ["dataset", "preset", "alignment", "method", "variant", "metric"]
     groups = measured[measured["open_classes"].isin(classes)].groupby(keys)
-    over = {"mean": "mean", "fair": "mean", "n": "min", "why_not": report.first_reason}
+    over = {"mean": "mean", "fair": _mean_of_all, "n": "min", "why_not": report.first_reason}
     means = groups[list(over)].agg(over)[groups["open_classes"].nunique() == len(classes)]
     return pd.concat([measured, means.reset_index().assign(open_classes="mean")])
+
+
+def _mean_of_all(values):
+    return values.mean(skipna=False)  # a class without a value on the same seeds: the mean would be over other classes
 
 
 def _verdict(row):

@@ -118,10 +118,12 @@ def compare_with_paper(runs, metric="auroc", published=None, variants=None):
     `better` or `worse`. Comparable is only the `paper` preset with variant `default` on the same dataset and open
     classes, with networks that started as the authors' did (`eligibility`); other rows say why not. The alignment
     decides nothing here: it is a column, to be read. variants: as `variants.read_variants` gives them.
-    Differs: the paper's rows of means over open classes are left out, they need every open class at once.
+    Differs: the paper's rows of means over open classes are left out, they need every open class at once; so are the
+    numbers that the authors' notebook printed, on pseudo labels in another order.
     """
     published = targets() if published is None else published
-    published = published[(published["metric"] == metric) & (published["open_classes"] != "mean")]
+    said = (published["metric"] == metric) & (published["open_classes"] != "mean")
+    published = published[said & (published["kind"] == "paper")]
     # Tables 4 and 5 repeat values of Table 1.
     published = published.drop_duplicates(["dataset", "open_classes", "method"]).rename(columns={"value": "published"})
     columns = ["dataset", "open_classes", "method", "published", "table"]
@@ -159,18 +161,21 @@ def summary_table(runs, dataset, preset, metric="auroc", text=True):
     return table.fillna("") if text else table
 
 
-def as_html(frame, best=None, missing=""):
+def as_html(frame, best=None, missing="", plain=()):
     """An HTML table of any frame; `best` "max" or "min" sets the best of each column of numbers in bold.
 
     A cell counts by the number it begins with. Each alignment has its own best, where two or more compete; who does not
-    compete, `is_ranked` says; only default variants do. missing: what an empty cell shows.
+    compete, `is_ranked` says; only default variants do. missing: what an empty cell shows. plain: columns without a
+    best, as a count.
     """
     check_name(best, (None, "max", "min"), "choice of best")
     if frame.empty:
         return f"<p>{NO_RUNS}</p>"
     cells = frame.map(lambda cell: html.escape(_plain(cell) or missing))
     if best:
-        cells = cells.mask(best_cells(frame, best), "<b>" + cells + "</b>")
+        bold = best_cells(frame, best)
+        bold[[name for name in plain if name in bold]] = False
+        cells = cells.mask(bold, "<b>" + cells + "</b>")
     keys = [name for name in frame.index.names if name]
     flat = cells.reset_index() if keys else cells
     flat[keys] = flat[keys].map(lambda key: html.escape(str(key)))

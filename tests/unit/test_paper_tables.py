@@ -124,6 +124,15 @@ def test_ranks_compare_the_seeds_that_all_ran():
     }
 
 
+def test_a_mean_without_a_class_on_the_same_seeds_has_no_rank():
+    every = [{"method": m, "open_classes": c, "auroc": v} for m, v in (("msp", 0.5), ("eow", 0.6)) for c in BASIC]
+    apart = [{**row, "seed": int(row["method"] == "msp" and row["open_classes"] == "surprise")} for row in every]
+    for rows, ranked in ((every, "2 of 2"), (apart, "")):
+        table = paper_tables.paper_table("1", runs_of(*rows), variants_of(default={}))
+        row = row_of(table, dataset="ferplus", open_classes="mean", method="msp", metric="auroc")
+        assert row["mean"] == pytest.approx(0.5) and row["rank_measured"] == ranked
+
+
 def test_table_3_shows_stand_ins_of_other_datasets():
     rows = [{"method": "msp", "open_classes": name} for name in ("contempt", "ambiguous", "surprise")]
     table = paper_tables.paper_table("3", runs_of(*rows), variants_of())

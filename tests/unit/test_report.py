@@ -252,9 +252,22 @@ PUBLISHED = pd.DataFrame(
     + [("1", name, "surprise", "msp", "auroc", 0.7) for name in ("cifar10", "affectnet")]
     + [("1", "ferplus", "mean", "msp", "auroc", 0.1), ("4", "ferplus", "surprise", "msp", "auroc", 0.7)],
     columns=["table", "dataset", "open_classes", "method", "metric", "value"],
-)
+).assign(kind="paper")
 # What f_close started from; a run that is missing is unknown.
 VARIANTS = pd.concat([starts("ferplus"), starts("rafdb"), starts("cifar10", settings={"init": "scratch"})])
+
+
+def test_what_the_authors_notebook_printed_is_no_published_value():
+    printed = PUBLISHED.assign(kind="official_output")
+    compared = report.compare_with_paper(frame({"auroc": 0.7}), published=printed, variants=VARIANTS)
+    assert compared["verdict"].tolist() == ["no published value"]
+
+
+def test_a_count_has_no_best():
+    table = pd.DataFrame({"auroc": [0.9, 0.8], "n": [2, 5]}, index=pd.Index(["a", "b"], name="name"))
+    assert report.as_html(table, best="max").count("<b>") == 2
+    shown = report.as_html(table, best="max", plain=("n", "absent"))
+    assert "<b>0.900</b>" in shown and shown.count("<b>") == 1
 
 
 @pytest.mark.parametrize(

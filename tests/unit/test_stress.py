@@ -42,6 +42,13 @@ def test_means_over_single_classes_and_the_smallest_share_of_the_oracle():
     assert ours["ratio"] == pytest.approx(min(0.9 / 0.95, 0.7 / 0.8))
 
 
+def test_rows_stand_by_the_classes_that_all_have():
+    rows = [run("pool_novelty", auroc=0.8), run("pool_novelty", "fear", auroc=0.5), run("oracle", auroc=0.7)]
+    table = stress.per_class(pd.DataFrame(rows, columns=list(report.RUN_COLUMNS)), "ferplus", "cpu")
+    assert table.index.tolist() == ["pool_novelty", "oracle"]  # though its mean, over two classes, is the lower
+    assert table["mean"].tolist() == pytest.approx([0.65, 0.7])
+
+
 def test_without_the_oracle_there_is_no_ratio():
     table = stress.per_class(RUNS[RUNS["method"] != "oracle"], "ferplus", "cpu")
     assert table["ratio"].isna().all() and len(table) == 2
