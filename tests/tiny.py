@@ -101,6 +101,17 @@ def late_net(backbone, n_classes, seed, zero_head=True):
         return LateNet(n_classes, zero_head)
 
 
+def trained_like(backbone="resnet18"):
+    """A whole network in eval mode, channels last, whose batch norms are not the identity: as after a training."""
+    torch.manual_seed(0)
+    net = FaceNet(backbone, 6, zero_head=False).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return net.to(memory_format=torch.channels_last)
+
+
 def task_of(dataset, ids, pseudo, classes, folder, seed=0, alignment="aligned", f_close=None):
     """A detection task whose f_close says `pseudo` (class numbers) with certainty."""
     logits = pd.DataFrame(np.eye(len(classes), dtype="float32")[pseudo] * 5, index=ids, columns=list(classes))

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from fer_openset import packed
-from fer_openset.backbones import FaceNet
 from fer_openset.packed import PackedConv, can_pack, pack
-from tests.tiny import HAS_BF16
+from tests.tiny import HAS_BF16, trained_like
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no kernels with weights laid out beforehand")
 
@@ -19,19 +18,9 @@ def scored(net, x, amp=None):
         return net(x)
 
 
-def a_net(backbone="resnet18"):
-    torch.manual_seed(0)
-    net = FaceNet(backbone, 6, zero_head=False).eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after a training: not the identity
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return net.to(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet18@vggface2"])
 def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
-    net = a_net(backbone)
+    net = trained_like(backbone)
     fast = pack(copy.deepcopy(net), torch.float32)
     assert not any(isinstance(module, nn.Conv2d) for module in fast.modules())
     generator = torch.Generator().manual_seed(1)
@@ -42,7 +31,7 @@ def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
 
 @pytest.mark.skipif(not HAS_BF16, reason="this processor does not multiply in bf16")
 def test_the_same_logits_in_bf16_under_autocast():
-    net, x = a_net(), torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    net, x = trained_like(), torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     fast = scored(pack(copy.deepcopy(net), torch.bfloat16), x, torch.bfloat16)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, scored(net, x, torch.bfloat16), rtol=0.02, atol=0.02)

@@ -9,31 +9,23 @@ import torch
 from torch import nn
 
 from fer_openset import traced
-from fer_openset.backbones import FaceNet
 from fer_openset.device import Device
 from fer_openset.online import Detector
 from fer_openset.traced import Traced, can_trace
+from tests.tiny import trained_like
 
 CPU = Device(torch.device("cpu"), None, "cpu")
 
 
-def a_net(backbone="resnet18"):
-    torch.manual_seed(0)
-    net = FaceNet(backbone, 6, zero_head=False).eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after a training: not the identity
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return CPU.place(net).requires_grad_(False)
-
-
-needs_compiler = pytest.mark.skipif(not can_trace(a_net()), reason="this torch has no compiler for one image at a time")
+needs_compiler = pytest.mark.skipif(
+    not can_trace(trained_like()), reason="this torch has no compiler for one image at a time"
+)
 
 
 @needs_compiler
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet18@vggface2"])
 def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
-    net = a_net(backbone)
+    net = trained_like(backbone)
     fast = Traced(copy.deepcopy(net))
     generator = torch.Generator().manual_seed(1)
     for shape in [(1, 1, 64, 64), (2, 3, 48, 48), (1, 1, 40, 56), (1, 1, 64, 64)]:
@@ -45,7 +37,7 @@ def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
 
 @needs_compiler
 def test_each_network_of_a_detector_gets_its_own_weights():
-    one, other = a_net(), a_net()
+    one, other = trained_like(), trained_like()
     with torch.no_grad():
         other.head.bias.add_(torch.arange(6.0))
     image = np.random.default_rng(0).integers(0, 256, (1, 48, 48), dtype=np.uint8)
@@ -58,7 +50,7 @@ def test_each_network_of_a_detector_gets_its_own_weights():
 @needs_compiler
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs an x86 processor")
 def test_the_whole_network_is_compiled():
-    fast, x = Traced(a_net()), torch.randn(1, 1, 64, 64)
+    fast, x = Traced(trained_like()), torch.randn(1, 1, 64, 64)
     with torch.inference_mode():
         fast(x)
         fast(x)
@@ -75,10 +67,10 @@ def test_the_switch_of_the_process_is_left_as_it_was_and_no_warning_comes(before
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("error")
-            Traced(a_net())(torch.randn(1, 1, 32, 32))
+            Traced(trained_like())(torch.randn(1, 1, 32, 32))
         assert torch.jit.onednn_fusion_enabled() is before
         with pytest.raises(RuntimeError):
-            Traced(a_net())(torch.randn(1, 5, 32, 32))
+            Traced(trained_like())(torch.randn(1, 5, 32, 32))
         assert torch.jit.onednn_fusion_enabled() is before
     finally:
         torch.jit.enable_onednn_fusion(was)
@@ -87,4 +79,4 @@ def test_the_switch_of_the_process_is_left_as_it_was_and_no_warning_comes(before
 def test_only_our_resnets_where_this_torch_has_the_compiler(monkeypatch):
     assert not can_trace(nn.Sequential(nn.Conv2d(3, 4, 3)))
     monkeypatch.delattr(traced.torch.jit, "enable_onednn_fusion", raising=False)
-    assert not can_trace(a_net())
+    assert not can_trace(trained_like())
