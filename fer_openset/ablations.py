@@ -7,7 +7,7 @@ import re
 
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.settings import PRESETS, ROOT, Settings, read_yaml
+from fer_openset.settings import PRESETS, ROOT, Settings, pool_in, read_yaml
 
 FOLDER = ROOT / "params" / "ablations"
 
@@ -44,6 +44,8 @@ def load_ablation(name):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", variant) or variant == "default":
             raise UserError(f"{path.name}: the variant {variant!r} becomes part of a path, and 'default' is taken; "
                             "use letters, digits, - and _.")  # fmt: skip
+        if pool_in(variant) != "full":
+            raise UserError(f"{path.name}: the variant {variant!r} would be read as a run on another pool; rename it.")
         if not overrides:
             raise UserError(f"{path.name}: the variant {variant!r} overrides nothing; name the settings it changes.")
     for preset, changed in found.presets.items():

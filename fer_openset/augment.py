@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fer_openset.settings import Settings
 
@@ -50,6 +50,14 @@ class SizeSettings(Settings):
     image_size: int = Field(ge=1)
     start_size: int = Field(1, ge=1)
     start_epochs: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _trained_at_its_size(self):
+        epochs = getattr(self, "epochs", None)
+        if epochs is not None and self.start_size != self.image_size and self.start_epochs >= epochs:
+            raise ValueError(f"start_epochs is {self.start_epochs} of {epochs} epochs: none would see images of "
+                             f"image_size, which the network is used at; lower start_epochs")  # fmt: skip
+        return self
 
     def size_at(self, epoch):
         """Pixels a side in `epoch` (from 0)."""

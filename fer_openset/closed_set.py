@@ -19,7 +19,7 @@ from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.numpy_files import DAMAGED
-from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
+from fer_openset.pretrained import KNOWN_ONLY, WITH_POOL, StartSettings, place_of, pretrained_net, start_record
 from fer_openset.protocol import align
 from fer_openset.settings import ALIGNMENTS, ROOT, load
 
@@ -110,14 +110,17 @@ def train_closed_set(dataset, protocol, settings, device, seed, folder, each_epo
         logits = predict(net, dataset, valid, settings.size_at(epoch), settings.eval_batch_size, device, mirror)
         return {"valid_accuracy": float((logits.argmax(1) == protocol.valid["target"].to_numpy()).mean())}
 
+    start = start_record(settings, place)
     identity = {"dataset": dataset.name, "open": protocol.name, "data": data_digest(dataset, rows),
-                "targets": zlib.crc32(targets[rows]), **start_record(settings, place)}  # fmt: skip
+                "targets": zlib.crc32(targets[rows]), **start}  # fmt: skip
     history = fit(
         [learner], loss_of, lambda epoch: {"f_close": rows}, settings, device, seed, folder,
         f"f_close {dataset.name} open={protocol.name}", identity, after_epoch,
     )  # fmt: skip
     model = ClosedModel(net, protocol.known_classes, settings.image_size, backbone)
-    save_model(model, Path(folder) / MODEL, dataset=dataset.name, source=dataset.source, open=protocol.name)
+    saw_pool = start.get("weights", {}).get("trained_on") == WITH_POOL
+    save_model(model, Path(folder) / MODEL, dataset=dataset.name, source=dataset.source, open=protocol.name,
+               images=WITH_POOL if saw_pool else KNOWN_ONLY)  # fmt: skip
     return model, history
 
 

@@ -4,6 +4,7 @@ from fer_openset import runs
 from fer_openset.closed_set import closed_set_settings, data_digest, load_model, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.fit import training_seconds
+from fer_openset.pretrained import say_if_transductive
 
 
 def closed_set_folder(step, settings):
@@ -26,15 +27,17 @@ def _changed(record, settings):
     return ", ".join(f"{key}: {done.get(key)}, not {asked[key]}" for key in asked if done.get(key) != asked[key])
 
 
-def _training_images(step):
-    return data_digest(step.dataset, step.dataset.rows(step.protocol.train.index))
+def _training_images(dataset, protocol):
+    return data_digest(dataset, dataset.rows(protocol.train.index))
 
 
 def save_closed_set(step, settings, history):
     """Mark f_close as trained. Returns: its record."""
     folder, last = step.folder.closed_set, history.to_dict("records")[-1]
     seconds = round(max(step.seconds(), training_seconds(folder)), 1)  # the latter after a resume
-    record = step.record({"closed_set": settings}, history=last, data=_training_images(step), seconds=seconds)
+    record = step.record(
+        {"closed_set": settings}, history=last, data=_training_images(step.dataset, step.protocol), seconds=seconds
+    )
     runs.save_record(folder, record)
     return record
 
@@ -56,11 +59,20 @@ def need_closed_set(step):
         print(
             f"f_close was not trained with the settings of the preset {step.parameters.preset} ({changed})", flush=True
         )
+    say_if_transductive("f_close", record.get("weights", {}))
     model = load_model(folder, step.device)
-    if model.classes != step.protocol.known_classes:
-        raise UserError(f"{folder}: this f_close knows {', '.join(model.classes)}, but the known classes are "
-                        f"{', '.join(step.protocol.known_classes)}; train f_close again.")  # fmt: skip
-    if record.get("data") not in (None, _training_images(step)):
-        raise UserError(f"{folder}: the training images of {step.dataset.name} are no longer those that f_close was "
-                        "trained on; delete the seed's folder and run it again.")  # fmt: skip
+    check_same_data(folder, model.classes, record, step.dataset, step.protocol)
     return model
+
+
+def check_same_data(folder, classes, record, dataset, protocol):
+    """Compare what f_close of this folder was trained for, `classes` and its record, with a dataset and protocol.
+
+    Raises: UserError for other known classes or other training images.
+    """
+    if classes != protocol.known_classes:
+        raise UserError(f"{folder}: this f_close knows {', '.join(classes)}, but the known classes are "
+                        f"{', '.join(protocol.known_classes)}; train f_close again.")  # fmt: skip
+    if record.get("data") not in (None, _training_images(dataset, protocol)):
+        raise UserError(f"{folder}: the training images of {dataset.name} are no longer those that f_close was "
+                        "trained on; delete the seed's folder and run it again.")  # fmt: skip

@@ -9,6 +9,7 @@ import pandas as pd
 from fer_openset import runs
 from fer_openset.checkpoint import load_tensors
 from fer_openset.closed_set import load_model
+from fer_openset.closed_step import check_same_data
 from fer_openset.datasets import dataset_values
 from fer_openset.detector import LOGIT_SCORES, NOVELTY, SCORES, OpenSetDetector, Use, novelty_net, under
 from fer_openset.errors import UserError
@@ -40,6 +41,8 @@ def from_run(path, method, data_root, rule, device):
         known = reopened(record, data_root)
         shape = known[0].images.shape[1:]
     bare = _without_threshold(folder, record, shape, method, device)
+    if known:
+        check_same_data(folder / "closed_set", bare.use.classes, record, *known)
     if method == NOVELTY:
         bare = _with_novelty(bare, novelty)
     threshold = _open_share_threshold(novelty, method) if rule == "open_share" else _known_threshold(bare, *known)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from fer_openset import atomic, progress
+from fer_openset import atomic, progress, runs
 from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from fer_openset.errors import UserError
 from fer_openset.fused import contiguous_views, lend_gradients
@@ -119,6 +119,8 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
     run = _fingerprint(learners, settings, seed, identity)
     history = _resume(learners, folder, run, extra)
     start = history[-1]["epoch"] if history else 0
+    if start < settings.epochs:
+        runs.forget(folder)  # of an earlier training with other settings
     if start:
         print(f"{label}: resuming after epoch {start} of {settings.epochs}", flush=True)
     with progress.bar(label, settings.epochs, "epochs", start) as advance:

@@ -83,6 +83,7 @@ def open_step(parameters):
 def save_pseudo_labels(step, settings, outputs):
     """Write f_close's outputs, the pseudo labels and their record. Returns: the table of pseudo labels."""
     p = step.parameters
+    runs.forget(step.folder.pseudo_labels)
     table = write_pseudo_labels(outputs, step.protocol, p.seed, step.folder.pseudo_labels)
     more = {"n_pool": len(table), "f_close": _digest_of_f_close(step)}
     runs.save_record(step.folder.pseudo_labels, step.record({"closed_set": settings}, **more))
@@ -128,7 +129,7 @@ def _outputs_of(step, f_close):
     folder = step.folder.shifted_outputs(step.parameters.pool)
     made_from = {"f_close": weights, "pool": pool.model_dump(mode="json")}
     if not runs.is_done(folder) or runs.load_record(folder).get("made_from") != made_from:
-        (folder / runs.RECORD).unlink(missing_ok=True)  # a kill must not leave it beside newer outputs
+        runs.forget(folder)  # a kill must not leave it beside newer outputs
         settings = ClosedSetSettings.build(record["settings"]["closed_set"], "the record of the pseudo labels")
         outputs = closed_outputs(f_close, step.dataset, step.protocol, settings, step.device)
         write_pseudo_labels(outputs, step.protocol, step.parameters.seed, folder)
@@ -155,6 +156,10 @@ def detect(step, tasks):
     found, began = {}, step.began  # opening the step counts for the first method, which may be the only one
     for method, task in tasks.items():
         settings = method_settings(method, p.preset, p.overrides)
+        if runs.is_done(task.folder):
+            done = runs.load_record(task.folder)["settings"].get(method)
+            if done != settings.model_dump(mode="json"):
+                runs.forget(task.folder)
         scores = run_method(method, task, settings)
         seconds = max(time.perf_counter() - began, training_seconds(task.folder))  # the latter after a resume
         found[method] = Detection(method, task, settings, scores, round(seconds, 1), peak_memory_mb())

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fer_openset.backbones import OTHER_LAYOUT, TIMM, copy_weights, layout_of, new_net
 from fer_openset.errors import UserError
-from fer_openset.labels import SETS, join_open
+from fer_openset.labels import AMBIGUOUS, SETS, join_open
 from fer_openset.resnet import BACKBONES
 from fer_openset.settings import ROOT, Settings
 from fer_openset.timm_body import timm_library
@@ -31,7 +31,8 @@ class StartSettings(Settings):
 
     init: `scratch` is random; `pretrained` reads `weights`. weights_sha256: the file's SHA-256, if it is to be checked.
     layout: `native`, the one the file was trained in (VGGFace2's for its ResNet-50, torchvision's for all others);
-    `official`, torchvision's for every file; `vggface2` for every file, as the authors' code has it.
+    `official`, torchvision's for every file; `vggface2` for every file, as the authors' code has it. A backbone whose
+    name says the layout (`resnet50@vggface2`) keeps it.
     """
 
     backbone: str = "resnet18"
@@ -81,9 +82,14 @@ def pretrained_net(settings, n_outputs, seed, place, zero_head=True):
     Raises: UserError for weights that are missing, refused, do not fit, or saw images that are open here.
     """
     start = read_start(settings, place)
-    if start.record["trained_on"] == WITH_POOL:
-        print(f"{settings.weights} saw the pool's images, unlabelled: what follows is transductive", flush=True)
+    say_if_transductive(settings.weights, start.record)
     return start.net(n_outputs, seed, zero_head), start.backbone
+
+
+def say_if_transductive(name, record):
+    """Print it if the networks called `name` come from weights that saw the pool. record: see `start_record`."""
+    if record.get("trained_on") == WITH_POOL:
+        print(f"{name} saw the pool's images, unlabelled: what follows is transductive", flush=True)
 
 
 def start_record(settings, place):
@@ -132,13 +138,18 @@ def _refuse_leak(path, header, place):
                         f"settings without them; pretrain on known images alone (images: {KNOWN_ONLY}).")  # fmt: skip
     hidden = "+".join([place.open, *place.left_out])
     seen = {member for name in hidden.split("+") for member in SETS.get(name, (name,))}
-    known = header.get("classes")  # absent from files of earlier versions
-    seen = sorted(
-        seen & set(map(str, known)) if isinstance(known, list) else seen - set(str(header.get("open", "")).split("+"))
-    )
+    known, opened = header.get("classes"), set(str(header.get("open", "")).split("+"))
+    if isinstance(known, list):  # absent from files of earlier versions
+        seen &= {*map(str, known), AMBIGUOUS} - (opened & {AMBIGUOUS})  # unless open, they are in the known classes
+    else:
+        seen -= opened
+    seen = sorted(seen)
     if seen:
         raise UserError(f"{path}: these weights were trained with {', '.join(seen)} among the known classes of "
                         f"{place.dataset}, open here; pretrain again with open classes {hidden}.")  # fmt: skip
+    if place.left_out and header.get("dataset") != place.dataset:  # a trial's pool is a part of the training images
+        raise UserError(f"{path}: these weights were trained on {header.get('dataset')}, whose training images "
+                        f"{place.dataset} tests on; pretrain on {place.dataset} itself.")  # fmt: skip
 
 
 def _images(*names):
@@ -150,6 +161,8 @@ def _layout(settings, header, tensors):
     """The suffix of the backbone's name. Only ResNets come in two layouts."""
     if settings.backbone.partition("@")[0] not in BACKBONES:
         return ""
+    if settings.backbone.endswith(OTHER_LAYOUT):
+        return OTHER_LAYOUT
     if settings.layout == "native" and "backbone" in header:
         return OTHER_LAYOUT if str(header["backbone"]).endswith(OTHER_LAYOUT) else ""
     fc = tensors.get("fc.weight")

@@ -105,6 +105,11 @@ def save_record(folder, record):
     atomic.write_json(Path(folder) / RECORD, record)
 
 
+def forget(folder):
+    """The step in this folder is not done any more: its results are about to change."""
+    (Path(folder) / RECORD).unlink(missing_ok=True)
+
+
 def is_done(folder):
     """Whether the step in this folder ran to its end."""
     return (Path(folder) / RECORD).exists()

@@ -191,4 +191,6 @@ class DetectionParameters(RunParameters):
     def _variant_names_a_folder(cls, value):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
             raise ValueError("it becomes part of a path; use letters, digits, - and _ only")
+        if pool_in(value) != "full":
+            raise ValueError("it would be read as a run on another pool; choose a name that does not end in pool_...")
         return value

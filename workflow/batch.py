@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from fer_openset import atomic
 from fer_openset.errors import UserError
 from fer_openset.runs import load_record
 from fer_openset.settings import ROOT, results_dir
@@ -34,7 +35,7 @@ def only_batch(grid_file):
     Raises: UserError while another batch holds it.
     """
     path = state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.need_writable(path)
     with open(path, "a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

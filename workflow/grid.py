@@ -14,7 +14,17 @@ from fer_openset.labels import check_name, join_open, parse_open
 from fer_openset.methods import METHODS, POSTHOC, method_settings, params_file
 from fer_openset.pools import FULL, pool_names
 from fer_openset.runs import RECORD, RunFolder
-from fer_openset.settings import ALIGNMENTS, PRESETS, ROOT, Settings, read_yaml, results_dir, values_of, variant_name
+from fer_openset.settings import (
+    ALIGNMENTS,
+    PRESETS,
+    ROOT,
+    Settings,
+    pool_in,
+    read_yaml,
+    results_dir,
+    values_of,
+    variant_name,
+)
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
@@ -296,6 +306,8 @@ def _check_variants(grid):
     for word in (grid.name, *grid.variants):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", word):
             raise UserError(f"the name {word!r} becomes part of a path; use letters, digits, - and _ only.")
+        if pool_in(word) != FULL and word in grid.variants:
+            raise UserError(f"the variant {word!r} would be read as a run on another pool; rename it, or use pools.")
     if grid.variants.get("default"):
         raise UserError("the variant 'default' stands for unchanged settings; give these overrides another name.")
     for name, overrides in grid.variants.items():

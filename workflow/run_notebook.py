@@ -14,6 +14,7 @@ from textwrap import shorten
 
 import yaml
 
+from fer_openset.atomic import need_writable
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.settings import ROOT
@@ -119,7 +120,7 @@ def run_notebook(notebook, output, parameters, threads=None, prepare_only=False,
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     check_parameters(notebook, parameters, notebook_defaults(notebook))
-    output.parent.mkdir(parents=True, exist_ok=True)
+    need_writable(output)
     if threads:
         os.environ["FER_OPENSET_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GLIBC_TUNABLES", ALLOCATOR)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from fer_openset import report
-from fer_openset.atomic import write_text
+from fer_openset.atomic import need_writable, write_text
 from fer_openset.errors import UserError
 from fer_openset.plates import read_index
 from fer_openset.settings import ROOT, results_dir
@@ -27,6 +27,7 @@ from workflow.grid import NOTEBOOKS
 from workflow.html import GENERATOR, link_list, link_to, notebook_body, page, plain_maths
 from workflow.site_index import BY, executed_notebooks, group, question_of, run_tables, source_of
 
+LISTING = ".site-files"  # what belongs to the site, a name a line
 MARK = f"{GENERATOR}, site"  # the pages of a batch's report carry another: their folder is no place for a site
 
 
@@ -35,12 +36,27 @@ class Site:
 
     def __init__(self, out):
         self.out, self.written, self.made = Path(out), set(), 0
+        self.listing = self.out / LISTING
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out}: this is a file; name a folder for the site.")
         first = self.out / "index.html"
-        ours = first.is_file() and MARK.encode() in first.read_bytes()[:2000]
+        ours = self.listing.is_file() or (first.is_file() and MARK.encode() in first.read_bytes()[:2000])
         if self.out.exists() and any(self.out.iterdir()) and not ours:
             raise UserError(f"{self.out}: this folder holds other files than a site; name another one.")
+        need_writable(self.listing)
+        self.claimed = set(self.listing.read_text(encoding="utf-8").splitlines()) if self.listing.is_file() else set()
+
+    def claim(self, name):
+        """Note that the file `name` below the root is the site's, before it is written: a build may be stopped.
+
+        Returns: its path.
+        """
+        if name not in self.claimed:
+            with open(self.listing, "a", encoding="utf-8") as handle:
+                handle.write(f"{name}\n")
+            self.claimed.add(name)
+        self.written.add(self.out / name)
+        return self.out / name
 
     def to(self, target, page_of):
         """The relative address of `target` (below the root) seen from the page `page_of`."""
@@ -52,25 +68,22 @@ class Site:
         trail += [(text, self.to(target, name)) for text, target in (("figures", "figures/index.html"),
                   ("tables", "tables/index.html")) if name != target]  # fmt: skip
         text = page(title, f"<h1>{html.escape(title)}</h1>\n{body}" if title else body, trail, MARK)
-        path = self.out / name
+        path = self.claim(name)
         if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
-        self.written.add(path)
 
     def notebook(self, source, name, above=()):
         """Render one notebook to the page `name`, unless the page is newer than it and than this code.
 
         above: (text, page) of the pages that lead to it, besides the first.
         """
-        path = self.out / name
+        path = self.claim(name)
         newest = max(p.stat().st_mtime for p in (source, Path(__file__), Path(__file__).with_name("html.py")))
         if path.exists() and path.stat().st_mtime > newest:
-            self.written.add(path)
             return
         body = notebook_body(source, lambda link: self.address(link, source, name))
         trail = [("workbook", self.to("index.html", name)), *((text, self.to(up, name)) for text, up in above)]
         write_text(path, page(source.stem, body, trail))
-        self.written.add(path)
         self.made += 1
 
     def address(self, link, source, name):
@@ -86,18 +99,23 @@ class Site:
 
     def copy(self, source, name):
         """Copy one file below the root."""
-        path = self.out / name
+        path = self.claim(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
-        self.written.add(path)
 
     def remove_the_rest(self):
-        """Delete what earlier calls wrote and this one did not."""
-        for path in sorted(self.out.rglob("*"), reverse=True):
-            if path.is_file() and path not in self.written:
-                path.unlink()
-            elif path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        """Delete what earlier calls wrote and this one did not; files that others put there stay."""
+        kept = {path.relative_to(self.out).as_posix() for path in self.written}
+        for name in sorted(self.claimed - kept):
+            path = self.out / name
+            if not path.resolve().is_relative_to(self.out.resolve()) or path.is_dir():
+                continue  # the list was changed by hand
+            path.unlink(missing_ok=True)
+            folder = path.parent
+            while folder != self.out and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
+        write_text(self.listing, "".join(f"{name}\n" for name in sorted(kept)))
 
 
 def build(out):

@@ -162,6 +162,34 @@ def test_a_second_call_renders_nothing_and_forgets_what_is_gone(made, place, tmp
     assert "dataset/ferplus.html" in left and not any("synthetic" in name for name in left)
 
 
+def test_a_site_that_was_stopped_is_known_again_and_files_of_others_stay(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "NOTEBOOKS", tmp_path / "none")
+    out = tmp_path / "site"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "first_page", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            site.build(out)
+    assert (out / "tables" / "index.html").is_file() and not (out / "index.html").exists()
+    (out / ".git").mkdir()
+    for name in (".git/HEAD", "CNAME"):
+        (out / name).write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine")
+    (out / "tables" / "old").mkdir()
+    (out / "tables" / "old" / "page.html").write_text("of a run that is gone")
+    with open(out / site.LISTING, "a") as handle:
+        handle.write("tables/old/page.html\n../thesis.txt\n.git\nnever/written.html\n")
+    site.build(out)
+    assert (out / ".git" / "HEAD").read_text() == (out / "CNAME").read_text() == "mine"
+    assert (tmp_path / "thesis.txt").exists() and not (out / "tables" / "old").exists()
+    listed = (out / site.LISTING).read_text().splitlines()
+    assert listed == sorted(listed) and {"index.html", "tables/index.html"} <= set(listed)
+    assert all((out / name).is_file() for name in listed)
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert site.main(["--out", str(tmp_path)]) == 2

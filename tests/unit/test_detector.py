@@ -185,6 +185,17 @@ def test_a_threshold_of_the_run_needs_no_dataset(place, tmp_path, monkeypatch):
         OpenSetDetector.load(root, rule="known_95", device=CPU)
 
 
+def test_a_threshold_from_other_images_than_f_closes_is_refused(place, monkeypatch):
+    other = tiny_dataset({"train": 12, "valid": 8, "test": 8}, seed=3)
+    monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: other)
+    with pytest.raises(UserError, match="no longer those that f_close was trained on"):
+        load(place, rule="known_95")
+    fewer = tiny_dataset({"train": 12, "valid": 8, "test": 8}, BASIC[:5])
+    monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: fewer)
+    with pytest.raises(UserError, match="but the known classes are"):
+        load(place, rule="known_95")
+
+
 @pytest.mark.parametrize("name", ["synthetic", "ferplus", "rafdb", "rafdb_compound", "affectnet", "folder"])
 def test_the_shape_of_a_run_s_faces_is_that_of_its_dataset(tmp_path, name):
     if name == "folder":

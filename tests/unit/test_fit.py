@@ -205,6 +205,22 @@ def test_the_same_identity_is_resumed(tmp_path, capsys):
     assert "resuming after epoch 4 of 4" in capsys.readouterr().out
 
 
+def test_a_record_of_another_training_does_not_outlive_its_start(tmp_path):
+    record = tmp_path / "run.json"
+    run(tmp_path)
+    record.write_text("{}")
+    run(tmp_path)  # nothing left to train
+    assert record.exists()
+
+    def spy(*_):
+        assert not record.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings=settings_of(lr=0.02), loss=spy)
+    assert not record.exists()
+
+
 def test_extra_tensors_travel_with_the_run(tmp_path):
     def counting(total, kill=None):
         def after_epoch(epoch):

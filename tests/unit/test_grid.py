@@ -302,6 +302,7 @@ def test_table_5_is_every_combination_of_its_three_parts():
         ({"variants": {"a/b": {"nets": 1}}}, "becomes part of a path"),
         ({"variants": {"default": {"nets": 1}}}, "stands for unchanged settings"),
         ({"variants": {"single": {}}}, "overrides nothing"),
+        ({"variants": {"pool_blur": {"nets": 1}}}, "would be read as a run on another pool"),
         ({"datasets": ["synthetic", "ferplus"], "data_root": "x"}, "one grid a dataset"),
     ],
 )

@@ -175,6 +175,33 @@ def test_an_f_close_of_other_images_is_refused():
         closed_step.need_closed_set(changed)
 
 
+def test_an_f_close_that_knows_the_pool_says_so(capsys):
+    step = pipeline.open_step(RunParameters.build(GIVEN, "p"))
+    closed_step.need_closed_set(step)
+    assert "transductive" not in capsys.readouterr().out
+    record = runs.load_record(step.folder.closed_set)
+    runs.save_record(step.folder.closed_set, record | {"weights": {"trained_on": "known+pool"}})
+    closed_step.need_closed_set(step)
+    assert "f_close saw the pool's images, unlabelled: what follows is transductive" in capsys.readouterr().out
+
+
+def test_a_method_s_record_does_not_outlive_the_start_of_other_settings(monkeypatch):
+    step, found = detect("pool_novelty")
+    pipeline.save_scores(step, found, pipeline.evaluate(step, found))
+    pipeline.detect(step, {"pool_novelty": found.task})
+    assert runs.is_done(found.task.folder)  # the same once more changes nothing
+    other = found.settings.model_copy(update={"lr": 0.5 * found.settings.lr})
+    monkeypatch.setattr(pipeline, "method_settings", lambda *_: other)
+
+    def killed(*_):
+        assert not runs.is_done(found.task.folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_method", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.detect(step, {"pool_novelty": found.task})
+
+
 def test_pseudo_labels_of_an_earlier_f_close_are_refused():
     step, _ = detect()
     settings = closed_set_settings("smoke", {"lr": 0.5})

@@ -14,7 +14,7 @@ from torchvision import models
 
 from fer_openset import pretrained
 from fer_openset.backbones import FaceNet, copy_weights, new_net
-from fer_openset.checkpoint import save_tensors
+from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.closed_set import ClosedSetSettings, load_model, train_closed_set
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
@@ -246,6 +246,37 @@ def test_the_same_images_under_another_name_are_no_other_images(tmp_path):
         read_start(settings_of(path), Place("rafdb_compound", "anger+fear", 0))
 
 
+def test_faces_without_a_majority_are_among_the_known_ones_unless_they_are_open(tmp_path):
+    path, here = tmp_path / "w.safetensors", Place("ferplus", "ambiguous", 0)
+    known = [name for name in BASIC if name != "surprise"]
+    own_file(path, dataset="ferplus", open="surprise", images="known", classes=known)
+    with pytest.raises(UserError, match="trained with ambiguous among the known classes of ferplus"):
+        read_start(settings_of(path), here)
+    own_file(path, dataset="ferplus", open="ambiguous", images="known", classes=list(BASIC))
+    read_start(settings_of(path), here)
+    own_file(path, dataset="rafdb", open="surprise", images="known", classes=known)
+    read_start(settings_of(path), here)  # other images
+
+
+def test_a_trial_takes_weights_of_its_own_training_images_or_of_other_datasets_only(tmp_path):
+    path, here = tmp_path / "w.safetensors", Place("ferplus_trials", "fear", 0, "ferplus", ("surprise",))
+    both = {"open": "surprise+fear", "images": "known", "classes": ["anger", "neutral"], "source": "ferplus"}
+    for name in ("ferplus", "other_trials"):
+        own_file(path, dataset=name, **both)
+        with pytest.raises(UserError, match=f"trained on {name}, whose training images ferplus_trials tests on"):
+            read_start(settings_of(path), here)
+    own_file(path, dataset="ferplus_trials", **both)
+    read_start(settings_of(path), here)
+    own_file(path, dataset="rafdb", open="fear", images="known", source="rafdb")
+    read_start(settings_of(path), here)
+
+
+def test_a_backbone_whose_name_says_the_layout_keeps_it(tmp_path):
+    own_file(tmp_path / "w.safetensors", "resnet18")
+    asked = settings_of(tmp_path / "w.safetensors", backbone="resnet18@vggface2")
+    assert pretrained_net(asked, 6, 0, PLACE)[1] == "resnet18@vggface2"
+
+
 def test_weights_that_saw_the_pool_say_so(tmp_path, capsys):
     own_file(tmp_path / "w.safetensors", dataset="ferplus", open="surprise", images="known+pool")
     pretrained_net(settings_of(tmp_path / "w.safetensors"), 6, 0, PLACE)
@@ -271,6 +302,10 @@ def test_f_close_starts_from_pretrained_weights_and_says_so(tmp_path):
     back = load_model(tmp_path / "run", CPU)
     assert back.net.body.maxpool.ceil_mode and back.backbone == model.backbone
     torch.testing.assert_close(back.net.body.conv1.weight.data, written["body.conv1.weight"], atol=1e-6, rtol=0)
+    assert load_tensors(tmp_path / "run" / "model.safetensors")[1]["images"] == "known"
+    own_file(tmp_path / "w.safetensors", dataset="tiny", open="surprise", images="known+pool")
+    train_closed_set(dataset, protocol, settings, CPU, 0, tmp_path / "pool")
+    assert load_tensors(tmp_path / "pool" / "model.safetensors")[1]["images"] == "known+pool"  # it goes on from them
     with pytest.raises(UserError, match="trained with fear among the known classes of tiny"):  # f_close as weights
         read_start(settings_of(tmp_path / "run" / "model.safetensors"), Place("tiny", "fear", 0))
 

@@ -15,6 +15,7 @@ import pytest
 
 from fer_openset.errors import UserError
 from fer_openset.settings import ROOT
+from workflow import batch
 from workflow import run_notebook as runner
 
 PARAMETERS = 'name = "a"  # who\nseed = 0\nrate = 0.5\nfast = False\noverrides = {}\nanything = None'
@@ -111,6 +112,15 @@ def test_values_that_cannot_be_read_are_one_sentence(notebook, tmp_path, capsys,
     assert runner.main([str(notebook("1")), str(out), *options, "--prepare-only"]) == 2
     said = capsys.readouterr().err
     assert expected in said and said.count("\n") == 1 and not out.exists()
+
+
+def test_results_that_are_a_file_are_one_sentence(notebook, no_kernel, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FER_OPENSET_RESULTS", str(tmp_path / "file"))
+    assert runner.main([str(notebook("1")), str(tmp_path / "file" / "x" / "out.ipynb")]) == 2
+    assert batch.main(["params/grids/smoke.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("cannot be written" in line for line in lines)
 
 
 def test_labelled_lines_are_whole():

@@ -211,7 +211,14 @@ def test_a_variant_cannot_leave_its_folder(variant):
         DetectionParameters.build(GIVEN | {"variant": variant}, "notebook parameters")
 
 
+@pytest.mark.parametrize("variant", ["pool_blur", "single-pool_open_10"])
+def test_a_variant_cannot_pass_for_a_pool(variant):
+    with pytest.raises(UserError, match="would be read as a run on another pool"):
+        DetectionParameters.build(GIVEN | {"variant": variant}, "notebook parameters")
+
+
 def test_variants_with_plain_names_pass():
+    assert DetectionParameters.build(GIVEN | {"variant": "spool_2"}, "p").run_variant == "spool_2"
     assert DetectionParameters.build(GIVEN | {"variant": "no-attention_2"}, "p").variant == "no-attention_2"
     with pytest.raises(UserError, match="alignment = 'scrambled'"):
         DetectionParameters.build(GIVEN | {"alignment": "scrambled"}, "p")

@@ -139,7 +139,8 @@ def test_the_class_left_out_cannot_be_opened_and_nothing_published_is_checked(bo
     [
         ({"classes": ["surprise", "fear"], "images": "known"}, "trained with surprise"),
         ({"classes": ["fear", "disgust"], "images": "known+pool"}, "saw the images of a pool"),
-        ({"classes": ["fear", "disgust"], "images": "known"}, ""),
+        ({"classes": ["fear", "disgust"], "images": "known"}, "whose training images synthetic_trials tests on"),
+        ({"classes": ["fear", "disgust"], "images": "known", "dataset": "synthetic_trials"}, ""),
     ],
 )
 def test_weights_that_saw_what_a_trial_leaves_out_are_refused(both, header, refused):
