@@ -122,7 +122,7 @@ class OpenSetDetector:
         faces = self.faces(images)
         index = pd.RangeIndex(len(faces)) if ids is None else _index(ids, len(faces))
         logits = self._logits(self.f_close, faces, self.use.image_size, self.use.mirror)
-        scores = self._open_scores(faces, pd.DataFrame(logits, index=index, columns=list(self.use.classes)))
+        scores = np.asarray(self._open_scores(faces, pd.DataFrame(logits, columns=list(self.use.classes))))
         names = np.array(self.use.classes, dtype=object)[logits.argmax(1)] if len(faces) else []
         table = pd.DataFrame({"expression": names, "open_score": scores}, index=index)
         return table.assign(is_open=table["open_score"] >= self.use.threshold)

@@ -17,7 +17,7 @@ from fer_openset.datasets import affectnet_lists
 from fer_openset.datasets.image_files import digest_of, match, need_folder, rgb_decoder, scan
 from fer_openset.datasets.store import Listing
 from fer_openset.errors import UserError
-from fer_openset.labels import AFFECTNET, BASIC, CONTEMPT, check_name
+from fer_openset.labels import AFFECTNET, BASIC, CONTEMPT
 from fer_openset.numpy_files import DAMAGED
 from fer_openset.settings import Settings
 
@@ -74,12 +74,13 @@ def _read_set(folder, split):
     for part in (images, notes):
         need_folder(part, "AffectNet-8 keeps images and annotations in each of its two folders.")
     found, labels = scan(images, ".jpg"), scan(notes, MARK)
-    match(images, [name[: -len(MARK)] + ".jpg" for name in labels], found, f"{folder.name}/annotations")
+    note_of = {name[: -len(MARK)]: name for name in labels}  # the ending in whatever case
+    match(images, [f"{stem}.jpg" for stem in note_of], found, f"{folder.name}/annotations")
     read_number = _NumberReader()
     stems = [name[: -len(".jpg")] for name in found]
     rows = pd.DataFrame({
         "sample_id": [f"{split}_{stem}" for stem in stems],
-        "label": [AFFECTNET[read_number(f"{notes}/{stem}{MARK}", labels[stem + MARK][0])] for stem in stems],
+        "label": [AFFECTNET[read_number(f"{notes}/{note_of[stem]}", labels[note_of[stem]][0])] for stem in stems],
         "split": split,
         "path": [f"{images}/{name}" for name in found],
     })  # fmt: skip
@@ -114,7 +115,8 @@ def _number(raw):
     """The whole number in a .npy file's bytes, stored as text (as AffectNet does) or as a number."""
     stream = io.BytesIO(raw)
     version = np.lib.format.read_magic(stream)
-    check_name(version, ((1, 0), (2, 0)), "version of the .npy format")
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format, expected 1.0 or 2.0")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(stream)
     if shape not in ((), (1,)) or dtype.kind not in "USiu":

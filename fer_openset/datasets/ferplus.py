@@ -148,6 +148,8 @@ def _read_votes(path):
     _refuse(path, rows, empty, "has no votes, so no majority; add them, or empty its image name to leave it out")
     again = rows.groupby("name").cumcount()
     rows["sample_id"] = rows["name"].str.removesuffix(".png") + again.map(lambda n: f"_{n + 1}" if n else "")
+    twice = rows["sample_id"].duplicated()
+    _refuse(path, rows, twice, "would have the sample id of another image; rename the image here and in its folder")
     return rows, frame["Usage"].tolist(), digest
 
 

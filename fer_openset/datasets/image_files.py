@@ -43,13 +43,14 @@ def scan(folder, ending=ENDINGS):
                 if entry.is_symlink():
                     paths_inside(folder, [entry.name])
                 stat = entry.stat()
-                found[_utf8(entry.name, folder)] = stat.st_size, stat.st_mtime_ns
+                found[utf8(entry.name, folder)] = stat.st_size, stat.st_mtime_ns
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions.") from None
     return dict(sorted(found.items()))
 
 
-def _utf8(name, folder):
+def utf8(name, folder):
+    """The name of a file of `folder`, as it is. Raises: UserError for one that is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

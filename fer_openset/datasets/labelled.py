@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from fer_openset.datasets.image_files import digest_of, need_folder
+from fer_openset.datasets.image_files import digest_of, need_folder, utf8
 from fer_openset.datasets.labelled_csv import read_labels
 from fer_openset.datasets.pictures import ENDINGS
 from fer_openset.datasets.store import SPLITS, Listing
@@ -90,10 +90,22 @@ def _in_folders(root):
     for top in folders:
         split = SPLIT_WORDS[top.name.lower()] if split_form else ""
         for folder in _visible(top) if split_form else [top]:
-            for file in sorted(folder.rglob("*")):
+            for file in sorted(_files_below(folder, set())):
                 path = file.relative_to(root)
                 if file.name.lower().endswith(ENDINGS) and file.is_file() and not hidden(path):
-                    yield path.as_posix(), folder.name, split
+                    yield utf8(path.as_posix(), root), folder.name, split
+
+
+def _files_below(folder, above):
+    """Every file below, also in linked folders, but not round and round in one that holds a link to itself."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files_below(entry, above | {here})
+        else:
+            yield entry
 
 
 def _visible(folder):

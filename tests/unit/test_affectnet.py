@@ -70,6 +70,12 @@ def test_a_number_is_read_however_it_is_stored(tree, value):
     assert read(tree).table.loc["train_1", "label"] == "contempt"
 
 
+def test_the_ending_of_an_annotation_may_be_in_capitals(tree):
+    label = read(tree).table.loc["train_3", "label"]
+    (tree / NOTES / "3_exp.npy").rename(tree / NOTES / "3_exp.NPY")
+    assert read(tree).table.loc["train_3", "label"] == label
+
+
 def spoilt(**arrays):
     """A .npy file of something else."""
     stream = io.BytesIO()
@@ -91,6 +97,7 @@ def spoilt(**arrays):
         (spoilt(arr=np.zeros(2000)), "16128 bytes, expected one number"),
         (spoilt(arr=np.array([{"a": 1}], dtype=object), allow_pickle=True), "holds object of shape"),
         (spoilt(arr=np.array("3")).replace(b"()", b"(9999999999,)", 1), "not readable as an annotation"),
+        (b"\x93NUMPY\x03\x00" + spoilt(arr=np.array("3"))[8:], "version 3.0 of the format, expected 1.0 or 2.0"),
     ],
 )
 def test_an_annotation_that_is_wrong(tree, raw, words):

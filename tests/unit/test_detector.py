@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from fer_openset import detector as detectors
 from fer_openset.checkpoint import load_tensors, save_tensors
 from fer_openset.datasets import Dataset, list_dataset, load_dataset
 from fer_openset.datasets.example_photos import make_labelled
+from fer_openset.detector import SCORES
 from fer_openset.detector_run import face_shape, threshold_keeping
 from fer_openset.errors import UserError
 from fer_openset.labels import BASIC
@@ -143,6 +145,14 @@ def test_pictures_of_any_size_and_kind(place):
             found.predict(wrong)
 
 
+@pytest.mark.parametrize("method", SCORES)
+def test_equal_ids_are_images_of_their_own(place, method):
+    found, (images, _) = load(place, method=method, rule="known_95"), new_images(1)
+    expected = found.predict(images)
+    table = found.predict(images, ids=["a"] * len(images))
+    assert (table.index == "a").all() and table["open_score"].tolist() == expected["open_score"].tolist()
+
+
 def test_a_single_picture_or_wrong_ids_are_one_sentence(place):
     found = load(place, method="energy")
     images, _ = new_images(1)
@@ -238,7 +248,9 @@ def test_what_cannot_be_loaded_is_said(place, tmp_path):
 def test_a_run_without_pool_novelty_gives_energy(place, monkeypatch):
     monkeypatch.setattr(runs, "is_done", lambda folder: False)
     assert load(place).use.method == "energy"
-    dataset = tiny_dataset({"train": 2, "test": 2})
+    whole = place.dataset
+    rest = (whole.table["split"] != "valid").to_numpy()
+    dataset = replace(whole, table=whole.table[rest], images=whole.images[rest])
     monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: dataset)
     with pytest.raises(UserError, match="no known validation image to choose a threshold on"):
         load(place)

@@ -277,6 +277,14 @@ def test_a_row_of_votes_that_is_wrong(tree, tmp_path, row, words):
     assert message.startswith(f"{tree / 'fer2013new.csv'}: line 2 ") and words in message
 
 
+def test_two_images_never_share_a_sample_id(tree, tmp_path):
+    first, second = ROWS[0], ROWS[1]
+    again = (first[0], first[1].removesuffix(".png") + "_2.png", *first[2:])
+    write_votes(tree, [first, first, again, second, *ROWS[2:]])
+    message = said(tree, tmp_path / "cache")
+    assert "line 4 " in message and "would have the sample id of another image" in message
+
+
 def bomb(path):
     """A PNG whose header promises 20,000 x 20,000 pixels."""
     Image.new("1", (20_000, 20_000)).save(path, compress_level=1)

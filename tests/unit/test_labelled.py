@@ -1,5 +1,7 @@
 """A labelled dataset of one's own: its three forms, its splits, its odd names, and one sentence for each mistake."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,24 @@ def test_class_folders_become_a_dataset_with_stratified_splits(mine):
     for k, label in enumerate(COUNTS):  # each image stayed with its label
         assert np.abs(brightness[dataset.table["label"] == label] - 50 * k - 20).max() < 15
     assert dataset.table.index.isin(["very happy/00.jpg", "huh/01.png"]).sum() == 2
+
+
+def test_linked_folders_are_followed_and_loops_are_not(mine, tmp_path):
+    write_images(mine.root)
+    before = set(load_dataset(mine(), "smoke").table.index)
+    write_images(tmp_path / "elsewhere", {"a": 4})
+    (mine.root / "huh" / "more").symlink_to(tmp_path / "elsewhere" / "a")
+    (tmp_path / "elsewhere" / "a" / "again").symlink_to(mine.root / "huh")
+    found = load_dataset(mine(), "smoke").table
+    assert set(found.index) - before == {f"huh/more/{i:02d}.{'png' if i % 2 else 'jpg'}" for i in range(4)}
+    assert set(found.loc[sorted(set(found.index) - before), "label"]) == {"huh"}
+
+
+def test_a_name_that_is_not_utf8_is_one_sentence(mine):
+    write_images(mine.root)
+    (mine.root / "huh" / "00.jpg").rename(os.fsdecode(os.fsencode(mine.root / "huh") + b"/\xff.jpg"))
+    with pytest.raises(UserError, match="holds a file whose name is not UTF-8 .*rename it"):
+        load_dataset(mine(), "smoke")
 
 
 def test_splits_depend_on_seed_and_path_alone():
