@@ -105,7 +105,7 @@ def _best(values, metric, ranked):
 
 def _note(number, metric, pair):
     """What a reader must know, below the table."""
-    conditions = "publ.: as published, at 224 px from pretrained weights; meas.: measured here."
+    conditions = "publ.: as published (the authors' code: 224 px, face-pretrained weights); meas.: measured here."
     said = [conditions if len(pair["published"]) else "The paper publishes nothing for this dataset."]
     if number == "5" and len(pair["published"]):
         said.append("The text we have has the ticks of 0.912 damaged, and 0.918 only in its Table 1.")
