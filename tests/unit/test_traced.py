@@ -11,7 +11,7 @@ from torch import nn
 from fer_openset import traced
 from fer_openset.device import Device
 from fer_openset.online import Detector
-from fer_openset.traced import Traced, can_trace
+from fer_openset.traced import SideBySide, Traced, can_trace
 from tests.tiny import trained_like
 
 CPU = Device(torch.device("cpu"), None, "cpu")
@@ -28,11 +28,26 @@ def test_the_same_logits_for_each_shape_of_input_in_turn(backbone):
     net = trained_like(backbone)
     fast = Traced(copy.deepcopy(net))
     generator = torch.Generator().manual_seed(1)
-    for shape in [(1, 1, 64, 64), (2, 3, 48, 48), (1, 1, 40, 56), (1, 1, 64, 64)]:
+    shapes = [(1, 1, 64, 64), (2, 3, 48, 48), (1, 1, 40, 56), (1, 1, 64, 64)]
+    for shape in [*shapes, (2, 1, 64, 64), (2, 1, 32, 32), (2, 1, 40, 56), (2, 1, 96, 96), (3, 1, 64, 64)]:
         for _ in range(2):  # the second call runs what the first compiled, on another image
             x = torch.randn(shape, generator=generator)
             with torch.inference_mode():
                 torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_an_image_and_its_mirror_image_lie_side_by_side_without_seeing_each_other(size):
+    stage, x = trained_like().body.layer4, torch.randn(2, 256, size, size)
+    widths = []
+    stage[1].register_forward_hook(lambda *_: widths.append("called"))
+    stage[1].conv1.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[3]))
+    with torch.inference_mode():
+        torch.testing.assert_close(SideBySide(stage)(x), stage(x), rtol=1e-4, atol=1e-4)
+        assert widths[0] == 2 * ((size + 1) // 2) + 1  # both, and a column between
+        widths.clear()
+        SideBySide(stage)(x[:1])
+    assert widths == [(size + 1) // 2, "called"]  # one image goes its usual way
 
 
 @needs_compiler
