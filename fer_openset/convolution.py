@@ -1,15 +1,18 @@
-"""3 x 3 convolutions on the tiny maps of a ResNet's last stages, faster on a CPU than the library's kernels.
+"""The 3 x 3 convolutions of a ResNet, faster on a CPU than the library's kernels.
 
-The numbers are the same to rounding; `benchmarks/` measures the gain. Two cases, both from counting:
+The numbers are the same to rounding; `benchmarks/` measures the gain. Three cases, all from counting:
 - On a map of 2 x 2 or 1 x 1 pixels most of the nine taps fall on padding. The convolution is one matrix product with
   4/9 or 1/9 of the multiplications.
 - The weight gradient over few output pixels is one matrix product over (batch x pixels), where the library's kernel
   pads each tiny row on its own.
+- In float32, larger maps with stride 1 need a quarter of the multiplications: see `winograd`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from fer_openset import winograd
 
 LARGEST_DENSE = 2  # pixels a side: from 3 on the product has no fewer multiplications than the convolution
 LARGEST_GRADIENT = 3  # pixels a side of a stride-1 map: measured, from 4 on the library is as fast
@@ -33,6 +36,8 @@ class Conv3x3(nn.Conv2d):
         stride = self.stride[0]
         if stride == 1 and height <= LARGEST_DENSE:
             return _Dense.apply(x, self.weight)
+        if stride == 1 and winograd.fits(x, self.weight):
+            return winograd.convolve(x, self.weight)
         if stride == 2 or height <= LARGEST_GRADIENT:
             return _ProductGradient.apply(x, self.weight, stride)
         return super().forward(x)

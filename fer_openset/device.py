@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fer_openset.settings import thread_count
+from fer_openset.winograd import library
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class Device:
     torch_device: torch.device
     amp: torch.dtype | None
     name: str
+
+    @property
+    def arithmetic(self):
+        """In words: bfloat16 or float32, and whether the convolutions are Winograd's (`winograd`)."""
+        if self.amp is not None:
+            return str(self.amp).removeprefix("torch.")
+        winograd = self.torch_device.type == "cpu" and library() is not None
+        return "float32, Winograd's convolutions" if winograd else "float32"
 
     def autocast(self):
         """Context in which networks run: bf16 autocast where the hardware multiplies in bf16, else float32."""

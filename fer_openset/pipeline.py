@@ -73,10 +73,9 @@ def open_step(parameters):
         protocol = reshaped(protocol, pool, parameters.seed)
         dataset = shifted(dataset, protocol, pool)
     folder = runs.RunFolder(dataset.name, parameters.preset, protocol.name, parameters.seed)
-    precision = "float32" if device.amp is None else str(device.amp).removeprefix("torch.")
     print(f"{dataset.name}, open = {protocol.name}, preset {parameters.preset}, seed {parameters.seed}; "
           f"{len(protocol.train):,} known training images, pool of {len(protocol.pool):,}; "
-          f"{device.name}, {precision}", flush=True)  # fmt: skip
+          f"{device.name}, {device.arithmetic}", flush=True)  # fmt: skip
     return Step(parameters, dataset, protocol, folder, device, began)
 
 

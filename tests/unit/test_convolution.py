@@ -18,6 +18,11 @@ def pair(stride, dtype=torch.float32):
     return ours, plain
 
 
+def bf16_bound(size, stride):
+    """How far bf16 may be off. At size 4 and stride 1 the way is the library's: 1.1 % where it has to imitate bf16."""
+    return 0.02 if (size, stride) == (4, 1) and not HAS_BF16 else 0.01
+
+
 def passes(conv, x, g=None):
     """Output, gradient of the input, gradient of the weights."""
     x = x.clone().requires_grad_()
@@ -46,14 +51,13 @@ def test_same_gradients_as_float32_to_bf16_rounding(size, stride):
         got = passes(ours, x.bfloat16(), g)
     assert got[0].dtype == torch.bfloat16 and got[2].dtype == torch.float32
     for mine, theirs in zip(got, exact, strict=True):
-        assert (mine.float() - theirs).norm() < 0.01 * theirs.norm()
+        assert (mine.float() - theirs).norm() < bf16_bound(size, stride) * theirs.norm()
 
 
 @pytest.mark.parametrize(("size", "stride"), MAPS)
 def test_float32_maps_under_autocast_are_rounded_as_bf16_maps_are(size, stride):
     """Features that are fed into a stage come in float32. (The library's own bf16 gradients are no measure: wrong here
-    at size 1, stride 2.) At size 4 and stride 1 the way is the library's: 1.1 % off where it has to imitate bf16."""
-    bound = 0.02 if (size, stride) == (4, 1) and not HAS_BF16 else 0.01
+    at size 1, stride 2.)"""
     ours, plain = pair(stride)
     x = torch.randn(64, 5, size, size)
     exact = passes(plain, x)
@@ -61,7 +65,7 @@ def test_float32_maps_under_autocast_are_rounded_as_bf16_maps_are(size, stride):
         got = passes(ours, x)
     assert [part.dtype for part in got] == [torch.bfloat16, torch.float32, torch.float32]
     for mine, theirs in zip(got, exact, strict=True):
-        assert (mine.float() - theirs).norm() < bound * theirs.norm()
+        assert (mine.float() - theirs).norm() < bf16_bound(size, stride) * theirs.norm()
 
 
 def test_a_map_that_is_not_square_takes_the_library_s_way():

@@ -1,0 +1,182 @@
+"""Winograd's convolution is the plain one to rounding, with both gradients; without its kernel the library's is used."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fer_openset import winograd
+from fer_openset.convolution import Conv3x3
+
+needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compiler or another processor: no kernel")
+SHAPES = [(8, 64, 64, 12), (64, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29)]  # images, C, D, pixels
+
+
+def problem(n, c, d, size):
+    torch.manual_seed(0)
+    x = torch.randn(n, c, size, size).to(memory_format=torch.channels_last)
+    weight = (torch.randn(d, c, 3, 3) / (9 * c) ** 0.5).to(memory_format=torch.channels_last)
+    return x, weight, torch.randn(n, d, size, size)
+
+
+def passes(convolve, x, weight, grad):
+    """Output and both gradients."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    y = convolve(x, weight)
+    return y.detach(), *torch.autograd.grad(y, (x, weight), grad)
+
+
+def plain(x, weight):
+    return F.conv2d(x, weight, None, 1, 1)
+
+
+def off_by(mine, exact):
+    return float((mine.double() - exact).norm() / exact.norm())
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", SHAPES)
+def test_output_and_gradients_are_those_of_double_precision(shape):
+    found = problem(*shape)
+    assert winograd.fits(*found[:2])
+    exact = passes(plain, *(t.double() for t in found))
+    for mine, right in zip(passes(winograd.convolve, *found), exact, strict=True):
+        assert mine.shape == right.shape and off_by(mine, right) < 3e-5
+
+
+@needs_kernel
+@pytest.mark.parametrize("pixel", [(0, 0), (0, 5), (5, 0), (5, 5), (3, 4)])
+def test_one_pixel_lands_where_the_taps_say(pixel):
+    """Borders of the map and of the tiles, with numbers that leave no rounding to hide behind."""
+    x = torch.zeros(32, 32, 6, 6)
+    x[7, 3, pixel[0], pixel[1]] = 1
+    weight = torch.zeros(32, 32, 3, 3)
+    weight[9, 3] = torch.arange(1.0, 10).view(3, 3)
+    torch.testing.assert_close(winograd.convolve(x, weight), plain(x, weight), rtol=1e-5, atol=1e-4)  # of 1 to 9
+
+
+@needs_kernel
+def test_any_layout_of_images_weights_and_gradients():
+    x, weight, grad = problem(8, 64, 32, 12)
+    want = passes(winograd.convolve, x, weight, grad)
+    got = passes(winograd.convolve, x.contiguous(), weight.contiguous(), grad.transpose(2, 3).contiguous().mT)
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+    mean = grad[:, :, :1, :1].expand_as(grad)  # what average pooling hands back
+    for a, b in zip(passes(winograd.convolve, x, weight, mean), passes(plain, x, weight, mean), strict=True):
+        assert off_by(a, b.double()) < 3e-5
+
+
+@needs_kernel
+def test_the_same_bits_whatever_the_number_of_threads_and_again():
+    found, before = problem(40, 64, 64, 9), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            results.append(passes(winograd.convolve, *found))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needs_kernel
+def test_only_the_gradients_that_are_asked_for():
+    x, weight, grad = problem(8, 32, 32, 12)
+    (only,) = torch.autograd.grad(winograd.convolve(x, weight.requires_grad_()), weight, grad)
+    assert only.shape == weight.shape
+    y = winograd.convolve(x.requires_grad_(), weight.detach())
+    (only,) = torch.autograd.grad(y, x, grad)
+    assert only.shape == x.shape
+
+
+@needs_kernel
+def test_a_number_that_is_none_is_not_hidden():
+    x, weight, _ = problem(8, 32, 32, 12)
+    x[0, 0, 0, 0] = float("nan")
+    assert winograd.convolve(x, weight).isnan().any()
+
+
+@needs_kernel
+def test_the_network_s_convolution_takes_this_way_where_it_pays(monkeypatch):
+    used = []
+    monkeypatch.setattr(winograd, "convolve", lambda x, weight: used.append(x.shape) or plain(x, weight))
+    conv, strided = Conv3x3(64, 64, 1), Conv3x3(64, 64, 2)
+    x = torch.randn(32, 64, 8, 8)
+    conv(x)
+    assert used == [x.shape]
+    strided(x), conv(x[:1]), conv(x[:, :, :, :6]), Conv3x3(5, 6, 1)(x[:, :5])  # noqa: B018 - too few, not square, odd
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x)
+    assert used == [x.shape]
+
+
+@pytest.fixture
+def fresh(workplace, monkeypatch):
+    """The kernel is looked for anew, in an empty cache folder."""
+    monkeypatch.delenv("FER_OPENSET_WINOGRAD", raising=False)
+    winograd.library.cache_clear()
+    yield workplace
+    winograd.library.cache_clear()
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.glob("**/*")) if folder.exists() else []
+
+
+@needs_kernel
+def test_the_kernel_is_built_once(fresh, monkeypatch):
+    assert winograd.library() is not None
+    (name,) = left_in(fresh.cache)
+    winograd.library.cache_clear()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert winograd.library() is not None and left_in(fresh.cache) == [name]
+
+
+@needs_kernel
+def test_another_source_is_another_kernel(fresh, monkeypatch, tmp_path):
+    assert winograd.library() is not None
+    changed = tmp_path / "winograd.cpp"
+    changed.write_text(winograd.SOURCE.read_text() + "\n// changed\n")
+    monkeypatch.setattr(winograd, "SOURCE", changed)
+    winograd.library.cache_clear()
+    assert winograd.library() is not None and len(left_in(fresh.cache)) == 2
+
+
+@pytest.mark.parametrize("variable", [("FER_OPENSET_WINOGRAD", "0"), ("CXX", "no-such-compiler"), ("CXX", "false")])
+def test_without_the_kernel_the_library_convolves(fresh, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    assert winograd.library() is None and left_in(fresh.cache) == []
+    x, weight, _ = problem(8, 64, 64, 12)
+    conv = Conv3x3(64, 64, 1)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+    torch.testing.assert_close(conv(x), plain(x, weight))
+
+
+def test_a_source_that_does_not_compile_leaves_nothing(fresh, monkeypatch, tmp_path):
+    broken = tmp_path / "winograd.cpp"
+    broken.write_text("not C++")
+    monkeypatch.setattr(winograd, "SOURCE", broken)
+    assert winograd.library() is None and left_in(fresh.cache) == []
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_reason_to_stop(fresh):
+    fresh.cache.write_text("a file")
+    assert winograd.library() is None
+
+
+def test_a_kernel_that_does_not_load_is_left_alone(fresh, monkeypatch):
+    monkeypatch.setattr(winograd, "_built", lambda *_: fresh.cache / "none.so")
+    assert winograd.library() is None
+
+
+@needs_kernel
+def test_two_processes_that_build_at_once_both_get_it(fresh):
+    code = "from fer_openset import winograd; raise SystemExit(winograd.library() is None)"
+    started = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(2)]
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert len(left_in(fresh.cache)) == 1
