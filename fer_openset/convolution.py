@@ -5,7 +5,7 @@ The numbers are the same to rounding; `benchmarks/` measures the gain. Three cas
   4/9 or 1/9 of the multiplications.
 - The weight gradient over few output pixels is one matrix product over (batch x pixels), where the library's kernel
   pads each tiny row on its own.
-- In float32, larger maps with stride 1 need a quarter of the multiplications: see `winograd`.
+- In float32 and with stride 1, a batch of larger maps needs a quarter of the multiplications: see `winograd`.
 """
 
 import torch
@@ -34,10 +34,10 @@ class Conv3x3(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):  # as the library's own does; features fed into a stage come as float32
             x = x.to(torch.get_autocast_dtype("cpu"))
         stride = self.stride[0]
-        if stride == 1 and height <= LARGEST_DENSE:
-            return _Dense.apply(x, self.weight)
         if stride == 1 and winograd.fits(x, self.weight):
             return winograd.convolve(x, self.weight)
+        if stride == 1 and height <= LARGEST_DENSE:
+            return _Dense.apply(x, self.weight)
         if stride == 2 or height <= LARGEST_GRADIENT:
             return _ProductGradient.apply(x, self.weight, stride)
         return super().forward(x)

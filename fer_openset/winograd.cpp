@@ -1,10 +1,16 @@
-// 3 x 3 convolutions, stride 1, padding 1, of float32 channels-last maps: Winograd's F(4 x 4, 3 x 3).
+// 3 x 3 convolutions, stride 1, padding 1, of float32 channels-last maps, with fewer multiplications.
 //
-// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3. A tile of 6 x 6 input
-// pixels gives 4 x 4 output pixels: both and the taps are brought into a form in which a convolution is 36 plain matrix
-// products over the channels. 36 multiplications take the place of 144.
+// Input tiles and taps are brought into a form in which a convolution is a number of plain matrix products over the
+// channels, and the products out of it. Two forms:
+// - Winograd's F(4 x 4, 3 x 3): a tile of 6 x 6 input pixels gives 4 x 4 output pixels by 36 products instead of 144.
+//   Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3.
+// - A whole map of 2 x 2 pixels by 9 products instead of 16 (those of the 36 taps that do not fall on padding): along
+//   one direction it is the product of a 2 x 2 Toeplitz matrix, y0 = w1 x0 + w2 x1, y1 = w0 x0 + w1 x1, which is
+//   y0 = w1 (x0 + x1) + (w2 - w1) x1, y1 = w1 (x0 + x1) + (w0 - w1) x0.
 //
-// Tiles are brought into that form in blocks that stay in the cache. Built and called by winograd.py.
+// Tiles are brought into the form in blocks that stay in the cache. Built and called by winograd.py.
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -18,8 +24,7 @@ constexpr int kLanes = 8;
 #endif
 constexpr int kPanel = 2 * kLanes;  // output channels of the innermost product
 constexpr int kRows = 6;            // tiles of the innermost product: with two vectors each, twelve sums in registers
-constexpr int kPoints = 36;
-constexpr int kSkew = 16;  // floats between the 36 matrices: equal distances of a power of two would share cache lines
+constexpr int kSkew = 16;  // floats between the matrices of a form: distances of a power of two would share cache lines
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
@@ -27,56 +32,95 @@ inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 inline Vec all(float value) { return value - Vec{}; }  // minus zero changes nothing, so the compiler drops it
 
-// The four transforms, in one direction, from `in` to `out` with the given distances between elements.
-inline void input_1d(const Vec* in, int from, Vec* out, int to) {  // B^T d: 6 -> 6
-  const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
-  const Vec even = e - 4.f * c, odd = d - 4.f * b, even2 = e - c, odd2 = 2.f * (d - b);
-  out[0] = 4.f * a - 5.f * c + e;
-  out[to] = even + odd;
-  out[2 * to] = even - odd;
-  out[3 * to] = even2 + odd2;
-  out[4 * to] = even2 - odd2;
-  out[5 * to] = 4.f * b - 5.f * d + f;
-}
+// The transforms of a form, in one direction, from `in` to `out` with the given distances between elements.
+struct Tiles4 {
+  static constexpr int kPixels = 4, kInput = 6, kBefore = 1;  // a tile's output, its input, where that begins
+  static constexpr int kSide = 6, kPoints = kSide * kSide;
 
-inline void output_1d(const Vec* in, int from, Vec* out, int to) {  // A^T m: 6 -> 4
-  const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
-  const Vec sum = b + c, difference = b - c, sum2 = d + e, difference2 = d - e;
-  out[0] = a + sum + sum2;
-  out[to] = difference + 2.f * difference2;
-  out[2 * to] = sum + 4.f * sum2;
-  out[3 * to] = difference + 8.f * difference2 + f;
-}
+  static inline void input(const Vec* in, int from, Vec* out, int to) {  // B^T d: 6 -> 6
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
+    const Vec even = e - 4.f * c, odd = d - 4.f * b, even2 = e - c, odd2 = 2.f * (d - b);
+    out[0] = 4.f * a - 5.f * c + e;
+    out[to] = even + odd;
+    out[2 * to] = even - odd;
+    out[3 * to] = even2 + odd2;
+    out[4 * to] = even2 - odd2;
+    out[5 * to] = 4.f * b - 5.f * d + f;
+  }
 
-inline void gradient_1d(const Vec* in, int from, Vec* out, int to) {  // A g: 4 -> 6, the adjoint of output_1d
-  const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from];
-  const Vec even = a + c, odd = b + d, even2 = a + 4.f * c, odd2 = 2.f * b + 8.f * d;
-  out[0] = a;
-  out[to] = even + odd;
-  out[2 * to] = even - odd;
-  out[3 * to] = even2 + odd2;
-  out[4 * to] = even2 - odd2;
-  out[5 * to] = d;
-}
+  static inline void output(const Vec* in, int from, Vec* out, int to) {  // A^T m: 6 -> 4
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
+    const Vec sum = b + c, difference = b - c, sum2 = d + e, difference2 = d - e;
+    out[0] = a + sum + sum2;
+    out[to] = difference + 2.f * difference2;
+    out[2 * to] = sum + 4.f * sum2;
+    out[3 * to] = difference + 8.f * difference2 + f;
+  }
 
-inline void taps_1d(const Vec* in, int from, Vec* out, int to) {  // G w: 3 -> 6
-  const Vec a = in[0], b = in[from], c = in[2 * from];
-  const Vec near = (a + c) * (-1.f / 6), far = a * (1.f / 24) + c * (1.f / 6);
-  out[0] = a * .25f;
-  out[to] = near - b * (1.f / 6);
-  out[2 * to] = near + b * (1.f / 6);
-  out[3 * to] = far + b * (1.f / 12);
-  out[4 * to] = far - b * (1.f / 12);
-  out[5 * to] = c;
-}
+  static inline void gradient(const Vec* in, int from, Vec* out, int to) {  // A g: 4 -> 6, the adjoint of output
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from];
+    const Vec even = a + c, odd = b + d, even2 = a + 4.f * c, odd2 = 2.f * b + 8.f * d;
+    out[0] = a;
+    out[to] = even + odd;
+    out[2 * to] = even - odd;
+    out[3 * to] = even2 + odd2;
+    out[4 * to] = even2 - odd2;
+    out[5 * to] = d;
+  }
 
-inline void taps_gradient_1d(const Vec* in, int from, Vec* out, int to) {  // G^T u: 6 -> 3, the adjoint of taps_1d
-  const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
-  const Vec sum = b + c, sum2 = d + e;
-  out[0] = a * .25f - sum * (1.f / 6) + sum2 * (1.f / 24);
-  out[to] = (c - b) * (1.f / 6) + (d - e) * (1.f / 12);
-  out[2 * to] = (sum2 - sum) * (1.f / 6) + f;
-}
+  static inline void taps(const Vec* in, int from, Vec* out, int to) {  // G w: 3 -> 6
+    const Vec a = in[0], b = in[from], c = in[2 * from];
+    const Vec near = (a + c) * (-1.f / 6), far = a * (1.f / 24) + c * (1.f / 6);
+    out[0] = a * .25f;
+    out[to] = near - b * (1.f / 6);
+    out[2 * to] = near + b * (1.f / 6);
+    out[3 * to] = far + b * (1.f / 12);
+    out[4 * to] = far - b * (1.f / 12);
+    out[5 * to] = c;
+  }
+
+  static inline void taps_gradient(const Vec* in, int from, Vec* out, int to) {  // G^T u: 6 -> 3, the adjoint of taps
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from], f = in[5 * from];
+    const Vec sum = b + c, sum2 = d + e;
+    out[0] = a * .25f - sum * (1.f / 6) + sum2 * (1.f / 24);
+    out[to] = (c - b) * (1.f / 6) + (d - e) * (1.f / 12);
+    out[2 * to] = (sum2 - sum) * (1.f / 6) + f;
+  }
+};
+
+struct Map2 {
+  static constexpr int kPixels = 2, kInput = 2, kBefore = 0;
+  static constexpr int kSide = 3, kPoints = kSide * kSide;
+
+  static inline void input(const Vec* in, int from, Vec* out, int to) {
+    out[0] = in[0] + in[from];
+    out[to] = in[from];
+    out[2 * to] = in[0];
+  }
+
+  static inline void output(const Vec* in, int from, Vec* out, int to) {
+    out[0] = in[0] + in[from];
+    out[to] = in[0] + in[2 * from];
+  }
+
+  static inline void gradient(const Vec* in, int from, Vec* out, int to) {  // the adjoint of output
+    out[0] = in[0] + in[from];
+    out[to] = in[0];
+    out[2 * to] = in[from];
+  }
+
+  static inline void taps(const Vec* in, int from, Vec* out, int to) {
+    out[0] = in[from];
+    out[to] = in[2 * from] - in[from];
+    out[2 * to] = in[0] - in[from];
+  }
+
+  static inline void taps_gradient(const Vec* in, int from, Vec* out, int to) {  // the adjoint of taps
+    out[0] = in[2 * from];
+    out[to] = in[0] - in[from] - in[2 * from];
+    out[2 * to] = in[from];
+  }
+};
 
 typedef void (*Transform)(const Vec*, int, Vec*, int);
 
@@ -87,45 +131,48 @@ inline void both_directions(const Vec* in, Vec* out) {  // (kIn, kIn) -> (kOut, 
   for (int i = 0; i < kOut; ++i) transform(half + i * kIn, 1, out + i * kOut, 1);
 }
 
-struct Map {  // a batch of channels-last maps, cut into tiles of 4 x 4 pixels
+struct Map {  // a batch of channels-last maps, `across` x `across` tiles each
   int size, channels, across;
   long pixel(int image, int y, int x) const { return ((long(image) * size + y) * size + x) * channels; }
 };
 
-// Tiles of kSide x kSide pixels, which begin kOffset before their 4 x 4 output pixels, into 36 matrices (count, channels)
-// that lie `step` floats apart; zero outside the map.
-template <int kSide, int kOffset, Transform transform>
-void into_blocks(const float* x, const Map& map, int first, int count, float* block, long step) {
+// Tiles of kTile x kTile pixels, which begin kBefore before their output pixels, into one matrix (count, channels) for
+// each point of the form, `step` floats apart; zero outside the map.
+template <class Form, int kTile, int kBefore, Transform transform>
+void into_form(const float* x, const Map& map, int first, int count, float* block, long step) {
+  constexpr int kPoints = Form::kPoints;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
     const int image = (first + t) / per_image, place = (first + t) % per_image;
-    const int top = place / map.across * 4 - kOffset, left = place % map.across * 4 - kOffset;
+    const int top = place / map.across * Form::kPixels - kBefore, left = place % map.across * Form::kPixels - kBefore;
     for (int c = 0; c < map.channels; c += kLanes) {
-      Vec in[kSide * kSide], out[kPoints];
-      for (int i = 0; i < kSide; ++i)
-        for (int j = 0; j < kSide; ++j) {
+      Vec in[kTile * kTile], out[kPoints];
+      for (int i = 0; i < kTile; ++i)
+        for (int j = 0; j < kTile; ++j) {
           const int y = top + i, xx = left + j;
           const bool inside = y >= 0 && y < map.size && xx >= 0 && xx < map.size;
-          in[i * kSide + j] = inside ? load(x + map.pixel(image, y, xx) + c) : Vec{};
+          in[i * kTile + j] = inside ? load(x + map.pixel(image, y, xx) + c) : Vec{};
         }
-      both_directions<transform, kSide, 6>(in, out);
+      both_directions<transform, kTile, Form::kSide>(in, out);
       for (int p = 0; p < kPoints; ++p) store(block + p * step + long(t) * map.channels + c, out[p]);
     }
   }
 }
 
-void out_of_blocks(const float* block, long step, const Map& map, int first, int count, float* y) {
+template <class Form>
+void out_of_form(const float* block, long step, const Map& map, int first, int count, float* y) {
+  constexpr int kPoints = Form::kPoints, kPixels = Form::kPixels;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
     const int image = (first + t) / per_image, place = (first + t) % per_image;
-    const int top = place / map.across * 4, left = place % map.across * 4;
+    const int top = place / map.across * kPixels, left = place % map.across * kPixels;
     for (int d = 0; d < map.channels; d += kLanes) {
-      Vec in[kPoints], out[16];
+      Vec in[kPoints], out[kPixels * kPixels];
       for (int p = 0; p < kPoints; ++p) in[p] = load(block + p * step + long(t) * map.channels + d);
-      both_directions<output_1d, 6, 4>(in, out);
-      for (int i = 0; i < std::min(4, map.size - top); ++i)
-        for (int j = 0; j < std::min(4, map.size - left); ++j)
-          store(y + map.pixel(image, top + i, left + j) + d, out[i * 4 + j]);
+      both_directions<Form::output, Form::kSide, kPixels>(in, out);
+      for (int i = 0; i < std::min(kPixels, map.size - top); ++i)
+        for (int j = 0; j < std::min(kPixels, map.size - left); ++j)
+          store(y + map.pixel(image, top + i, left + j) + d, out[i * kPixels + j]);
     }
   }
 }
@@ -177,62 +224,59 @@ struct Buffer {  // memory of one call, on a border of the cache lines
   Buffer(const Buffer&) = delete;
 };
 
-}  // namespace
-
-extern "C" {
-
-int winograd_panel() { return kPanel; }
-
-// Floats that packed taps take: 36 matrices (outputs / kPanel, inputs, kPanel).
-long winograd_packed(int inputs, int outputs) { return kPoints * (long(inputs) * outputs + kSkew); }
-
-// taps (3, 3, inputs, outputs) -> packed
-void winograd_taps(const float* taps, int inputs, int outputs, float* packed, int threads) {
+// taps (3, 3, inputs, outputs) -> packed: for each point of the form a matrix (outputs / kPanel, inputs, kPanel)
+template <class Form>
+void pack_taps(const float* taps, int inputs, int outputs, float* packed, int threads) {
+  constexpr int kPoints = Form::kPoints;
   const long all_taps = long(inputs) * outputs;
 #pragma omp parallel for num_threads(threads)
   for (int c = 0; c < inputs; ++c)
     for (int d = 0; d < outputs; d += kLanes) {
       Vec in[9], out[kPoints];
       for (int i = 0; i < 9; ++i) in[i] = load(taps + i * all_taps + long(c) * outputs + d);
-      both_directions<taps_1d, 3, 6>(in, out);
+      both_directions<Form::taps, 3, Form::kSide>(in, out);
       float* place = packed + (long(d / kPanel) * inputs + c) * kPanel + d % kPanel;
       for (int p = 0; p < kPoints; ++p) store(place + p * (all_taps + kSkew), out[p]);
     }
 }
 
 // x (images, size, size, inputs), packed taps -> y (images, size, size, outputs). Returns 0, or 1 without memory.
-int winograd_convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs,
-                      int block, int threads) {
-  const int across = (size + 3) / 4, tiles = images * across * across, blocks = (tiles + block - 1) / block;
+template <class Form>
+int convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs, int block,
+             int threads) {
+  constexpr int kPoints = Form::kPoints;
+  const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
   const Map from{size, inputs, across}, to{size, outputs, across};
-  int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
+  const long in_step = long(block) * inputs + kSkew, out_step = long(block) * outputs + kSkew;
+  Buffer blocks(kPoints * (in_step + out_step) * threads);
+  if (!blocks.data) return 1;
+#pragma omp parallel num_threads(threads)
   {
-    const long in_step = long(block) * inputs + kSkew, out_step = long(block) * outputs + kSkew;
-    Buffer v(kPoints * in_step), m(kPoints * out_step);
-    failed = !v.data || !m.data;
-    if (!failed) {
+    float* v = blocks.data + kPoints * (in_step + out_step) * omp_get_thread_num();
+    float* m = v + kPoints * in_step;
 #pragma omp for schedule(dynamic)
-      for (int b = 0; b < blocks; ++b) {
-        const int first = b * block, count = std::min(block, tiles - first);
-        into_blocks<6, 1, input_1d>(x, from, first, count, v.data, in_step);
-        for (int p = 0; p < kPoints; ++p)
-          for (int d = 0; d < outputs; d += kPanel)
-            rows_product(count, v.data + p * in_step, inputs, 1,
-                         packed + p * (long(inputs) * outputs + kSkew) + long(d) * inputs, kPanel, inputs,
-                         m.data + p * out_step + d, outputs, false);
-        out_of_blocks(m.data, out_step, to, first, count, y);
+    for (int first = 0; first < tiles; first += block) {
+      const int count = std::min(block, tiles - first);
+      into_form<Form, Form::kInput, Form::kBefore, Form::input>(x, from, first, count, v, in_step);
+      for (int p = 0; p < kPoints; ++p) {
+        const float* taps = packed + p * (long(inputs) * outputs + kSkew);
+        for (int d = 0; d < outputs; d += kPanel)
+          rows_product(count, v + p * in_step, inputs, 1, taps + long(d) * inputs, kPanel, inputs, m + p * out_step + d,
+                       outputs, false);
       }
+      out_of_form<Form>(m, out_step, to, first, count, y);
     }
   }
-  return failed;
+  return 0;
 }
 
 // x (images, size, size, inputs), gradient (images, size, size, outputs) -> taps (3, 3, inputs, outputs): the gradient
 // of the taps. Returns 0, or 1 without memory.
-int winograd_taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs,
-                           int outputs, int block, int threads) {
-  const int across = (size + 3) / 4, tiles = images * across * across;
+template <class Form>
+int taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs, int outputs,
+                  int block, int threads) {
+  constexpr int kPoints = Form::kPoints;
+  const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
   const Map from{size, inputs, across}, to{size, outputs, across};
   const long in_step = long(block) * inputs + kSkew, out_step = long(block) * outputs + kSkew;
   const long all_taps = long(inputs) * outputs;
@@ -246,8 +290,10 @@ int winograd_taps_gradient(const float* x, const float* gradient, float* taps, i
 #pragma omp for schedule(static)
       for (int t = 0; t < count; t += piece) {
         const int some = std::min(piece, count - t);
-        into_blocks<6, 1, input_1d>(x, from, first + t, some, v.data + long(t) * inputs, in_step);
-        into_blocks<4, 0, gradient_1d>(gradient, to, first + t, some, m.data + long(t) * outputs, out_step);
+        into_form<Form, Form::kInput, Form::kBefore, Form::input>(x, from, first + t, some, v.data + long(t) * inputs,
+                                                                  in_step);
+        into_form<Form, Form::kPixels, 0, Form::gradient>(gradient, to, first + t, some, m.data + long(t) * outputs,
+                                                          out_step);
       }
 #pragma omp for schedule(dynamic)
       for (int p = 0; p < kPoints; ++p)
@@ -260,11 +306,38 @@ int winograd_taps_gradient(const float* x, const float* gradient, float* taps, i
       for (int d = 0; d < outputs; d += kLanes) {
         Vec in[kPoints], out[9];
         for (int p = 0; p < kPoints; ++p) in[p] = load(u.data + p * (all_taps + kSkew) + long(c) * outputs + d);
-        both_directions<taps_gradient_1d, 6, 3>(in, out);
+        both_directions<Form::taps_gradient, Form::kSide, 3>(in, out);
         for (int i = 0; i < 9; ++i) store(taps + i * all_taps + long(c) * outputs + d, out[i]);
       }
   }
   return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+// `size`: pixels a side of the map, which decides the form.
+int winograd_panel() { return kPanel; }
+
+long winograd_packed(int size, int inputs, int outputs) {  // floats
+  const int side = size == 2 ? Map2::kSide : Tiles4::kSide;
+  return side * side * (long(inputs) * outputs + kSkew);
+}
+
+void winograd_taps(const float* taps, int size, int inputs, int outputs, float* packed, int threads) {
+  (size == 2 ? pack_taps<Map2> : pack_taps<Tiles4>)(taps, inputs, outputs, packed, threads);
+}
+
+int winograd_convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs,
+                      int block, int threads) {
+  return (size == 2 ? convolve<Map2> : convolve<Tiles4>)(x, packed, y, images, size, inputs, outputs, block, threads);
+}
+
+int winograd_taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs,
+                           int outputs, int block, int threads) {
+  return (size == 2 ? taps_gradient<Map2> : taps_gradient<Tiles4>)(x, gradient, taps, images, size, inputs, outputs,
+                                                                  block, threads);
 }
 
 }  // extern "C"

@@ -1,9 +1,10 @@
 """3 x 3 convolutions in float32 on a CPU with a quarter of the multiplications: Winograd's F(4 x 4, 3 x 3).
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3; the kernel is
-`winograd.cpp`. The library's own float32 kernels run near the processor's peak, so less time means fewer
-multiplications. Measured (two AVX2 cores, batch 128, forward and both gradients): 2.4 times as fast on 64 channels of
-16 x 16 pixels, 2.9 times on 128 of 8 x 8. The result differs from the library's by rounding, about 1e-5 of its length.
+`winograd.cpp`, which has a form for maps of 2 x 2 pixels, too. The library's own float32 kernels run near the
+processor's peak, so less time means fewer multiplications. Measured (two AVX2 cores, batch 128, forward and both
+gradients): 2.5 times as fast on 64 channels of 16 x 16 pixels, 2.9 times on 128 of 8 x 8. The result differs from the
+library's by rounding, about 1e-5 of its length.
 
 The kernel is compiled at its first use, in a second, and kept in the cache folder. Without a compiler, on other
 processors and with FER_OPENSET_WINOGRAD=0 the library's kernels are used.
@@ -26,15 +27,17 @@ from fer_openset.settings import cache_dir
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mfma"]}  # by torch's name of what the processor has
-BLOCK, GRADIENT_BLOCK = 24, 192  # tiles brought into form at a time: measured, they stay in the cache
+BLOCK, BLOCK_OF_SMALL, GRADIENT_BLOCK = 24, 64, 192  # tiles at a time: measured, they stay in the cache
 FEWEST_TILES = 64  # with fewer, bringing the weights into form costs more than it saves
 
 
 def fits(x, weight):
     """Whether `convolve` serves this input: enough square float32 maps on the CPU, and the kernel is there."""
     n, channels, height, width = x.shape
-    small = n * (-(-height // 4)) ** 2 < FEWEST_TILES
-    if small or height != width or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu":
+    tiles = n * (-(-height // 4)) ** 2
+    if x.device.type != "cpu" or height != width or height < 2 or tiles < FEWEST_TILES:
+        return False
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
     kernel = library()
     return kernel is not None and channels % kernel.panel == 0 and weight.shape[0] % kernel.panel == 0
@@ -69,11 +72,12 @@ def _apply(x, taps):
     """x (N, C, S, S) channels last, taps (3, 3, C, D) -> (N, D, S, S)."""
     kernel, threads = library(), torch.get_num_threads()
     (n, c, size, _), d, taps = x.shape, taps.shape[3], taps.contiguous()
-    packed = torch.empty(kernel.winograd_packed(c, d))
+    packed = torch.empty(kernel.winograd_packed(size, c, d))
     y = torch.empty((n, d, size, size), memory_format=torch.channels_last)
-    kernel.winograd_taps(taps.data_ptr(), c, d, packed.data_ptr(), threads)
+    kernel.winograd_taps(taps.data_ptr(), size, c, d, packed.data_ptr(), threads)
     pointers = (x.data_ptr(), packed.data_ptr(), y.data_ptr())
-    _need_memory(kernel.winograd_convolve(*pointers, n, size, c, d, BLOCK, threads))
+    block = BLOCK_OF_SMALL if size == 2 else BLOCK
+    _need_memory(kernel.winograd_convolve(*pointers, n, size, c, d, block, threads))
     return y
 
 
@@ -127,8 +131,8 @@ def _loaded(path):
     except OSError:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    kernel.winograd_packed.argtypes, kernel.winograd_packed.restype = [number] * 2, ctypes.c_long
-    kernel.winograd_taps.argtypes, kernel.winograd_taps.restype = [pointer, number, number, pointer, number], None
+    kernel.winograd_packed.argtypes, kernel.winograd_packed.restype = [number] * 3, ctypes.c_long
+    kernel.winograd_taps.argtypes = [pointer, number, number, number, pointer, number]
     for function in (kernel.winograd_convolve, kernel.winograd_taps_gradient):
         function.argtypes, function.restype = [pointer] * 3 + [number] * 6, number
     kernel.panel = kernel.winograd_panel()

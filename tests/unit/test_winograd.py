@@ -1,4 +1,4 @@
-"""Winograd's convolution is the plain one to rounding, with both gradients; without its kernel the library's is used."""
+"""Winograd's convolution is the plain one to rounding, with both gradients; without its kernel, the library's."""
 
 import os
 import subprocess
@@ -12,7 +12,8 @@ from fer_openset import winograd
 from fer_openset.convolution import Conv3x3
 
 needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compiler or another processor: no kernel")
-SHAPES = [(8, 64, 64, 12), (64, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29)]  # images, C, D, pixels
+# images, channels in and out, pixels a side
+SHAPES = [(8, 64, 64, 12), (64, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29), (65, 64, 96, 2)]
 
 
 def problem(n, c, d, size):
@@ -48,11 +49,12 @@ def test_output_and_gradients_are_those_of_double_precision(shape):
 
 
 @needs_kernel
-@pytest.mark.parametrize("pixel", [(0, 0), (0, 5), (5, 0), (5, 5), (3, 4)])
-def test_one_pixel_lands_where_the_taps_say(pixel):
-    """Borders of the map and of the tiles, with numbers that leave no rounding to hide behind."""
-    x = torch.zeros(32, 32, 6, 6)
-    x[7, 3, pixel[0], pixel[1]] = 1
+@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize("pixel", [(0, 0), (0, -1), (-1, 0), (-1, -1), (1, 0), (-3, -2)])
+def test_one_pixel_lands_where_the_taps_say(size, pixel):
+    """Borders of the map and of the tiles."""
+    x = torch.zeros(64, 32, size, size)
+    x[7, 3, pixel[0] % size, pixel[1] % size] = 1
     weight = torch.zeros(32, 32, 3, 3)
     weight[9, 3] = torch.arange(1.0, 10).view(3, 3)
     torch.testing.assert_close(winograd.convolve(x, weight), plain(x, weight), rtol=1e-5, atol=1e-4)  # of 1 to 9
@@ -108,7 +110,9 @@ def test_the_network_s_convolution_takes_this_way_where_it_pays(monkeypatch):
     x = torch.randn(32, 64, 8, 8)
     conv(x)
     assert used == [x.shape]
-    strided(x), conv(x[:1]), conv(x[:, :, :, :6]), Conv3x3(5, 6, 1)(x[:, :5])  # noqa: B018 - too few, not square, odd
+    for other in (x[:1], x[:, :, :, :6], x[:, :, :1, :1]):
+        conv(other)
+    strided(x), Conv3x3(5, 6, 1)(x[:, :5])
     with torch.autocast("cpu", torch.bfloat16):
         conv(x)
     assert used == [x.shape]
