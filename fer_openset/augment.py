@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from fer_openset.settings import Settings
 
@@ -42,7 +42,8 @@ class AugmentSettings(Settings):
 
 
 class SizeSettings(Settings):
-    """Image size: the first `start_epochs` epochs see images of `start_size`, all that follows of `image_size`.
+    """Image size: the first `start_epochs` epochs see images of `start_size`, all that follow, and always the last one,
+    of `image_size`.
 
     Small images are several times cheaper and teach most of what there is to learn early on.
     """
@@ -51,17 +52,14 @@ class SizeSettings(Settings):
     start_size: int = Field(1, ge=1)
     start_epochs: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _trained_at_its_size(self):
-        epochs = getattr(self, "epochs", None)
-        if epochs is not None and self.start_size != self.image_size and self.start_epochs >= epochs:
-            raise ValueError(f"start_epochs is {self.start_epochs} of {epochs} epochs: none would see images of "
-                             f"image_size, which the network is used at; lower start_epochs")  # fmt: skip
-        return self
-
     def size_at(self, epoch):
         """Pixels a side in `epoch` (from 0)."""
-        return self.start_size if epoch < self.start_epochs else self.image_size
+        return self.start_size if epoch < self._small_epochs() else self.image_size
+
+    def _small_epochs(self):
+        """The last epoch sees the size that the network is used at, however few epochs a trial asks for."""
+        epochs = getattr(self, "epochs", None)  # with OptimSettings
+        return self.start_epochs if epochs is None else min(self.start_epochs, epochs - 1)
 
 
 def to_float(images, device):

@@ -120,7 +120,7 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
     history = _resume(learners, folder, run, extra)
     start = history[-1]["epoch"] if history else 0
     if start < settings.epochs:
-        runs.forget(folder)  # of an earlier training with other settings
+        runs.forget(folder)  # an earlier training may have left a record
     if start:
         print(f"{label}: resuming after epoch {start} of {settings.epochs}", flush=True)
     with progress.bar(label, settings.epochs, "epochs", start) as advance:

@@ -155,10 +155,6 @@ def detect(step, tasks):
     found, began = {}, step.began  # opening the step counts for the first method, which may be the only one
     for method, task in tasks.items():
         settings = method_settings(method, p.preset, p.overrides)
-        if runs.is_done(task.folder):
-            done = runs.load_record(task.folder)["settings"].get(method)
-            if done != settings.model_dump(mode="json"):
-                runs.forget(task.folder)
         scores = run_method(method, task, settings)
         seconds = max(time.perf_counter() - began, training_seconds(task.folder))  # the latter after a resume
         found[method] = Detection(method, task, settings, scores, round(seconds, 1), peak_memory_mb())
@@ -201,6 +197,7 @@ def open_share(step, detection):
 def save_scores(step, detection, result, share=None):
     """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
     p, folder = step.parameters, detection.task.folder
+    runs.forget(folder)  # a kill must not leave it beside newer scores
     atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
     cost = {"seconds": detection.seconds, "peak_mb": detection.peak_mb}
     record = step.record({detection.method: detection.settings}, **cost)

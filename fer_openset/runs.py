@@ -106,8 +106,12 @@ def save_record(folder, record):
 
 
 def forget(folder):
-    """The step in this folder is not done any more: its results are about to change."""
-    (Path(folder) / RECORD).unlink(missing_ok=True)
+    """The step in this folder is not done any more: its results are about to change. Nor is a step that this one is a
+    part of, such as a method of which it is a round.
+    """
+    all_runs = results_dir() / "runs"
+    for place in (Path(folder), *(p for p in Path(folder).parents if p.is_relative_to(all_runs))):
+        (place / RECORD).unlink(missing_ok=True)
 
 
 def is_done(folder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fer_openset import augment
-from fer_openset.augment import AugmentSettings, clean_view, train_view
+from fer_openset.augment import AugmentSettings, SizeSettings, clean_view, train_view
 
 CPU = torch.device("cpu")
 
@@ -16,6 +16,23 @@ def gen(seed=0):
 
 def faces(n, channels=1, size=32, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, channels, size, size), dtype=np.uint8))
+
+
+class Trained(SizeSettings):
+    """As a network's settings have it: sizes and a number of epochs."""
+
+    epochs: int
+
+
+@pytest.mark.parametrize(("epochs", "small"), [(5, 2), (3, 2), (2, 1), (1, 0)])
+def test_the_last_epoch_sees_the_full_size_however_few_there_are(epochs, small):
+    settings = Trained(image_size=64, start_size=48, start_epochs=2, epochs=epochs)
+    assert [settings.size_at(epoch) for epoch in range(epochs)] == [48] * small + [64] * (epochs - small)
+
+
+def test_sizes_alone_follow_start_epochs():
+    settings = SizeSettings(image_size=64, start_size=48, start_epochs=2)
+    assert [settings.size_at(epoch) for epoch in range(3)] == [48, 48, 64]
 
 
 ALL_ON = AugmentSettings(flip=0.5, noise=0.5, erase=0.5)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import CPU, small_net, tiny_dataset
 
-from fer_openset import closed_set, closed_step, pipeline, report, runs
+from fer_openset import closed_set, closed_step, fit, pipeline, report, runs
 from fer_openset.closed_set import closed_outputs, closed_set_settings, train_closed_set
 from fer_openset.errors import UserError
-from fer_openset.methods import pool_novelty
+from fer_openset.methods import method_settings, pool_novelty
 from fer_openset.methods.predictions import write_predictions
 from fer_openset.pools import pool_settings
 from fer_openset.settings import DetectionParameters, RunParameters
@@ -186,6 +186,8 @@ def test_an_f_close_that_knows_the_pool_says_so(capsys):
 
 
 def test_a_method_s_record_does_not_outlive_the_start_of_other_settings(monkeypatch):
+    one_round = method_settings("pool_novelty", "smoke", {"rounds": 1})
+    monkeypatch.setattr(pipeline, "method_settings", lambda *_: one_round)
     step, found = detect("pool_novelty")
     pipeline.save_scores(step, found, pipeline.evaluate(step, found))
     pipeline.detect(step, {"pool_novelty": found.task})
@@ -193,13 +195,23 @@ def test_a_method_s_record_does_not_outlive_the_start_of_other_settings(monkeypa
     other = found.settings.model_copy(update={"lr": 0.5 * found.settings.lr})
     monkeypatch.setattr(pipeline, "method_settings", lambda *_: other)
 
+    def refused(*_):
+        raise UserError("such weights there are not")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "run_method", refused)
+        with pytest.raises(UserError, match="such weights"):
+            pipeline.detect(step, {"pool_novelty": found.task})
+    assert runs.is_done(found.task.folder)  # what never began has changed nothing
+
     def killed(*_):
         assert not runs.is_done(found.task.folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run_method", killed)
+    monkeypatch.setattr(fit, "_one_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.detect(step, {"pool_novelty": found.task})
+    assert not runs.is_done(found.task.folder) and runs.is_done(step.folder.closed_set)
 
 
 def test_pseudo_labels_of_an_earlier_f_close_are_refused():

@@ -38,6 +38,22 @@ def test_a_step_is_done_when_its_record_is_there(tmp_path):
     assert runs.load_record(tmp_path / "step") == {"a": 1, "row": {"auroc": 0.5}}
 
 
+def test_a_step_is_not_done_while_a_part_of_it_is_made_anew(workplace):
+    run = runs.RunFolder("tiny", "smoke", "fear", 0)
+    outside = workplace.results.parent
+    for folder in (
+        run.closed_set,
+        run.method("pool_novelty"),
+        run.method("pool_novelty") / "half0" / "round1",
+        outside,
+    ):
+        runs.save_record(folder, {})
+    runs.forget(run.method("pool_novelty") / "half0" / "round1")
+    assert not runs.is_done(run.method("pool_novelty") / "half0" / "round1")
+    assert not runs.is_done(run.method("pool_novelty"))
+    assert runs.is_done(run.closed_set) and runs.is_done(outside)
+
+
 def test_a_missing_or_damaged_record_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="this step has not run yet"):
         runs.load_record(tmp_path)
