@@ -21,19 +21,24 @@ from workflow.orphans import die_with_parent
 
 
 def describe():
-    """Name, cores, threads, libraries; `bf16`: whether the hardware multiplies in it; `name`: for the file's name."""
+    """Name, cores, threads, libraries; `bf16`: whether the hardware multiplies in it; `name`: for the file's name.
+
+    Processors with and without bf16 can go by one name, so a file of the latter says so.
+    """
     device = pick_device()
     gpu = torch.cuda.get_device_name() if device.torch_device.type == "cuda" else None
     cpu, cores = _cpu_name(), usable_cores()
+    without = " float32" if device.amp is None else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "name": slug(f"{gpu or cpu} {cores} cores"),
+        "name": slug(f"{gpu or cpu} {cores} cores{without}"),
         "cpu": cpu,
         "gpu": gpu,
         "cores": cores,
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory, 1),
         "bf16": device.amp == torch.bfloat16,
+        "arithmetic": device.arithmetic,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),

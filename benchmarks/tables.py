@@ -49,7 +49,8 @@ def hardware_lines(hardware, peak_gflops):
     return (
         f"{device}{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads, "
         f"{hardware['memory_gib']} GiB, torch {hardware['torch']}, Python {hardware['python']}\n"
-        f"matrix-product peaks, measured: {bf16}, fp32 {peak_gflops['fp32']:,.0f} GFLOP/s"
+        f"matrix-product peaks, measured: {bf16}, fp32 {peak_gflops['fp32']:,.0f} GFLOP/s; "
+        f"the engine computes in {hardware['arithmetic']}"
     )
 
 

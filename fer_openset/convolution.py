@@ -5,7 +5,7 @@ The numbers are the same to rounding; `benchmarks/` measures the gain. Three cas
   4/9 or 1/9 of the multiplications.
 - The weight gradient over few output pixels is one matrix product over (batch x pixels), where the library's kernel
   pads each tiny row on its own.
-- In float32 and with stride 1, a batch of larger maps needs a quarter of the multiplications: see `winograd`.
+- With stride 1, a batch of larger maps needs a quarter of the multiplications: see `winograd`.
 """
 
 import torch

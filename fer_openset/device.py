@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fer_openset import winograd
 from fer_openset.settings import thread_count
-from fer_openset.winograd import library
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class Device:
 
     @property
     def arithmetic(self):
-        """In words: bfloat16 or float32, and whether the convolutions are Winograd's (`winograd`)."""
-        if self.amp is not None:
-            return str(self.amp).removeprefix("torch.")
-        winograd = self.torch_device.type == "cpu" and library() is not None
-        return "float32, Winograd's convolutions" if winograd else "float32"
+        """In words: bfloat16 or float32, and whether most convolutions are Winograd's (`winograd`)."""
+        precision = "float32" if self.amp is None else str(self.amp).removeprefix("torch.")
+        on_cpu = self.torch_device.type == "cpu" and (self.amp is None or winograd.bf16_pays())
+        return f"{precision}, Winograd's convolutions" if on_cpu and winograd.library() else precision
 
     def autocast(self):
         """Context in which networks run: bf16 autocast where the hardware multiplies in bf16, else float32."""

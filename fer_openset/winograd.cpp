@@ -1,4 +1,5 @@
-// 3 x 3 convolutions, stride 1, padding 1, of float32 channels-last maps, with fewer multiplications.
+// 3 x 3 convolutions, stride 1, padding 1, of channels-last maps, with fewer multiplications. Maps and their gradients
+// are float32 or bfloat16, taps and all arithmetic float32.
 //
 // Input tiles and taps are brought into a form in which a convolution is a number of plain matrix products over the
 // channels, and the products out of it. Two forms:
@@ -13,23 +14,36 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int kLanes = 16;
-#else
-constexpr int kLanes = 8;
-#endif
+constexpr int kLanes = WINOGRAD_LANES;  // floats of a vector
 constexpr int kPanel = 2 * kLanes;  // output channels of the innermost product
 constexpr int kRows = 6;            // tiles of the innermost product: with two vectors each, twelve sums in registers
 constexpr int kSkew = 16;  // floats between the matrices of a form: distances of a power of two would share cache lines
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+
+struct Bfloat16 {  // the upper half of a float
+  uint16_t bits;
+};
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+
+inline Vec load(const Bfloat16* p) {
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Bits) << 16);
+}
+
+inline void store(Bfloat16* p, Vec v) {  // to the nearest, ties to even; what is no number stays none
+  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  *reinterpret_cast<Halves*>(p) = __builtin_convertvector(v == v ? rounded : rounded * 0 + 0x7fc0, Halves);
+}
+
 inline Vec all(float value) { return value - Vec{}; }  // minus zero changes nothing, so the compiler drops it
 
 // The transforms of a form, in one direction, from `in` to `out` with the given distances between elements.
@@ -138,8 +152,8 @@ struct Map {  // a batch of channels-last maps, `across` x `across` tiles each
 
 // Tiles of kTile x kTile pixels, which begin kBefore before their output pixels, into one matrix (count, channels) for
 // each point of the form, `step` floats apart; zero outside the map.
-template <class Form, int kTile, int kBefore, Transform transform>
-void into_form(const float* x, const Map& map, int first, int count, float* block, long step) {
+template <class Form, int kTile, int kBefore, Transform transform, class Value>
+void into_form(const Value* x, const Map& map, int first, int count, float* block, long step) {
   constexpr int kPoints = Form::kPoints;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
@@ -159,8 +173,8 @@ void into_form(const float* x, const Map& map, int first, int count, float* bloc
   }
 }
 
-template <class Form>
-void out_of_form(const float* block, long step, const Map& map, int first, int count, float* y) {
+template <class Form, class Value>
+void out_of_form(const float* block, long step, const Map& map, int first, int count, Value* y) {
   constexpr int kPoints = Form::kPoints, kPixels = Form::kPixels;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
@@ -241,8 +255,8 @@ void pack_taps(const float* taps, int inputs, int outputs, float* packed, int th
 }
 
 // x (images, size, size, inputs), packed taps -> y (images, size, size, outputs). Returns 0, or 1 without memory.
-template <class Form>
-int convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs, int block,
+template <class Form, class Value>
+int convolve(const Value* x, const float* packed, Value* y, int images, int size, int inputs, int outputs, int block,
              int threads) {
   constexpr int kPoints = Form::kPoints;
   const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
@@ -272,8 +286,8 @@ int convolve(const float* x, const float* packed, float* y, int images, int size
 
 // x (images, size, size, inputs), gradient (images, size, size, outputs) -> taps (3, 3, inputs, outputs): the gradient
 // of the taps. Returns 0, or 1 without memory.
-template <class Form>
-int taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs, int outputs,
+template <class Form, class Value>
+int taps_gradient(const Value* x, const Value* gradient, float* taps, int images, int size, int inputs, int outputs,
                   int block, int threads) {
   constexpr int kPoints = Form::kPoints;
   const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
@@ -331,13 +345,26 @@ void winograd_taps(const float* taps, int size, int inputs, int outputs, float* 
 
 int winograd_convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs,
                       int block, int threads) {
-  return (size == 2 ? convolve<Map2> : convolve<Tiles4>)(x, packed, y, images, size, inputs, outputs, block, threads);
+  return (size == 2 ? convolve<Map2, float> : convolve<Tiles4, float>)(x, packed, y, images, size, inputs, outputs,
+                                                                      block, threads);
+}
+
+int winograd_convolve_bf16(const Bfloat16* x, const float* packed, Bfloat16* y, int images, int size, int inputs,
+                           int outputs, int block, int threads) {
+  return (size == 2 ? convolve<Map2, Bfloat16> : convolve<Tiles4, Bfloat16>)(x, packed, y, images, size, inputs,
+                                                                            outputs, block, threads);
 }
 
 int winograd_taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs,
                            int outputs, int block, int threads) {
-  return (size == 2 ? taps_gradient<Map2> : taps_gradient<Tiles4>)(x, gradient, taps, images, size, inputs, outputs,
-                                                                  block, threads);
+  return (size == 2 ? taps_gradient<Map2, float> : taps_gradient<Tiles4, float>)(
+      x, gradient, taps, images, size, inputs, outputs, block, threads);
+}
+
+int winograd_taps_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* taps, int images, int size,
+                                int inputs, int outputs, int block, int threads) {
+  return (size == 2 ? taps_gradient<Map2, Bfloat16> : taps_gradient<Tiles4, Bfloat16>)(
+      x, gradient, taps, images, size, inputs, outputs, block, threads);
 }
 
 }  // extern "C"

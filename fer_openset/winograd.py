@@ -1,12 +1,16 @@
-"""3 x 3 convolutions in float32 on a CPU with a quarter of the multiplications: Winograd's F(4 x 4, 3 x 3).
+"""3 x 3 convolutions on a CPU with a quarter of the multiplications: Winograd's F(4 x 4, 3 x 3).
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3; the kernel is
-`winograd.cpp`, which has a form for maps of 2 x 2 pixels, too. The library's own float32 kernels run near the
-processor's peak, so less time means fewer multiplications. Measured (two AVX2 cores, batch 128, forward and both
-gradients): 2.5 times as fast on 64 channels of 16 x 16 pixels, 2.9 times on 128 of 8 x 8. The result differs from the
-library's by rounding, about 1e-5 of its length.
+`winograd.cpp`, which has a form for maps of 2 x 2 pixels, too. The library's own kernels run near the processor's peak,
+so less time means fewer multiplications. Measured (two AVX2 cores, float32, batch 128, forward and both gradients): 2.5
+times as fast on 64 channels of 16 x 16 pixels, 2.9 times on 128 of 8 x 8. The result differs from the library's by
+rounding, about 1e-5 of its length.
 
-The kernel is compiled at its first use, in a second, and kept in the cache folder. Without a compiler, on other
+bf16 maps are multiplied in float32. A processor's vectors hold twice as many bf16 numbers, so where these are all that
+multiplies in bf16 (AVX-512, no AMX), Winograd's saving is still the larger one on most maps. That is counted; no such
+machine was at hand to measure it.
+
+The kernel is compiled at its first use, in a second or two, and kept in the cache folder. Without a compiler, on other
 processors and with FER_OPENSET_WINOGRAD=0 the library's kernels are used.
 """
 
@@ -26,27 +30,34 @@ from fer_openset.errors import UserError
 from fer_openset.settings import cache_dir
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mfma"]}  # by torch's name of what the processor has
+# By torch's name of what the processor has: how many floats a vector holds, and how to say so to the compiler.
+FLAGS = {"AVX2": ("-DWINOGRAD_LANES=8", "-mavx2", "-mfma"), "AVX512": ("-DWINOGRAD_LANES=16", "-mavx512f", "-mfma")}
 BLOCK, BLOCK_OF_SMALL, GRADIENT_BLOCK = 24, 64, 192  # tiles at a time: measured, they stay in the cache
 FEWEST_TILES = 64  # with fewer, bringing the weights into form costs more than it saves
+BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 ones, measured
 
 
 def fits(x, weight):
-    """Whether `convolve` serves this input: enough square float32 maps on the CPU, and the kernel is there."""
+    """Whether `convolve` is the faster way for this input: enough square maps on the CPU, and the kernel is there."""
     n, channels, height, width = x.shape
-    tiles = n * (-(-height // 4)) ** 2
-    if x.device.type != "cpu" or height != width or height < 2 or tiles < FEWEST_TILES:
+    if x.device.type != "cpu" or height != width or height < 2 or weight.dtype != torch.float32:
         return False
-    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+    tiles = (-(-height // 4)) ** 2
+    if n * tiles < FEWEST_TILES:
+        return False
+    left = 4 * tiles / height**2  # of the multiplications; on maps of 2 x 2 pixels both ways have less to do
+    if x.dtype == torch.bfloat16 and (height == 2 or left * BF16_GAIN > 0.9 or not bf16_pays()):
         return False
     kernel = library()
-    return kernel is not None and channels % kernel.panel == 0 and weight.shape[0] % kernel.panel == 0
+    serves = kernel is not None and x.dtype in kernel.convolve
+    return serves and channels % kernel.panel == 0 and weight.shape[0] % kernel.panel == 0
 
 
 def convolve(x, weight):
     """A 3 x 3 convolution with stride 1 and padding 1, with gradients. Call it where `fits` says so.
 
-    Shapes: x (N, C, S, S), weight (D, C, 3, 3) -> (N, D, S, S), channels last.
+    Shapes: x (N, C, S, S) float32 or bfloat16, weight (D, C, 3, 3) float32 -> (N, D, S, S) of the type of x, channels
+    last; the gradient of the weight is float32.
     """
     return _Convolution.apply(x, weight)
 
@@ -73,11 +84,11 @@ def _apply(x, taps):
     kernel, threads = library(), torch.get_num_threads()
     (n, c, size, _), d, taps = x.shape, taps.shape[3], taps.contiguous()
     packed = torch.empty(kernel.winograd_packed(size, c, d))
-    y = torch.empty((n, d, size, size), memory_format=torch.channels_last)
+    y = torch.empty((n, d, size, size), dtype=x.dtype, memory_format=torch.channels_last)
     kernel.winograd_taps(taps.data_ptr(), size, c, d, packed.data_ptr(), threads)
     pointers = (x.data_ptr(), packed.data_ptr(), y.data_ptr())
     block = BLOCK_OF_SMALL if size == 2 else BLOCK
-    _need_memory(kernel.winograd_convolve(*pointers, n, size, c, d, block, threads))
+    _need_memory(kernel.convolve[x.dtype](*pointers, n, size, c, d, block, threads))
     return y
 
 
@@ -87,13 +98,19 @@ def _taps_gradient(x, grad):
     taps = torch.empty(3, 3, c, d)
     pointers = (x.data_ptr(), grad.data_ptr(), taps.data_ptr())
     threads = torch.get_num_threads()
-    _need_memory(library().winograd_taps_gradient(*pointers, n, size, c, d, GRADIENT_BLOCK, threads))
+    _need_memory(library().taps_gradient[x.dtype](*pointers, n, size, c, d, GRADIENT_BLOCK, threads))
     return taps.permute(3, 2, 0, 1)
 
 
 def _need_memory(failed):
     if failed:
         raise MemoryError("no memory left for a convolution; close other programs or lower batch_size")
+
+
+@cache
+def bf16_pays():
+    """Whether float32 products after Winograd beat this processor's bf16 products: not where it has AMX for these."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 @cache
@@ -125,7 +142,10 @@ def _built(compiler, flags):
 
 
 def _loaded(path):
-    """The kernel's functions with their types; `panel`: how many channels it takes at a time. None if it won't load."""
+    """The kernel's functions with their types, or None if it won't load.
+
+    `panel`: how many channels it takes at a time; `convolve` and `taps_gradient` by the type of the maps.
+    """
     try:
         kernel = ctypes.CDLL(str(path))
     except OSError:
@@ -133,7 +153,15 @@ def _loaded(path):
     pointer, number = ctypes.c_void_p, ctypes.c_int
     kernel.winograd_packed.argtypes, kernel.winograd_packed.restype = [number] * 3, ctypes.c_long
     kernel.winograd_taps.argtypes = [pointer, number, number, number, pointer, number]
-    for function in (kernel.winograd_convolve, kernel.winograd_taps_gradient):
+    kernel.convolve = {
+        torch.float32: kernel.winograd_convolve,
+        torch.bfloat16: kernel.winograd_convolve_bf16,
+    }
+    kernel.taps_gradient = {
+        torch.float32: kernel.winograd_taps_gradient,
+        torch.bfloat16: kernel.winograd_taps_gradient_bf16,
+    }
+    for function in (*kernel.convolve.values(), *kernel.taps_gradient.values()):
         function.argtypes, function.restype = [pointer] * 3 + [number] * 6, number
     kernel.panel = kernel.winograd_panel()
     return kernel

@@ -16,6 +16,15 @@ needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compile
 SHAPES = [(8, 64, 64, 12), (64, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29), (65, 64, 96, 2)]
 
 
+@pytest.fixture
+def fresh(workplace, monkeypatch):
+    """The kernel is looked for anew, in an empty cache folder."""
+    monkeypatch.delenv("FER_OPENSET_WINOGRAD", raising=False)
+    winograd.library.cache_clear()
+    yield workplace
+    winograd.library.cache_clear()
+
+
 def problem(n, c, d, size):
     torch.manual_seed(0)
     x = torch.randn(n, c, size, size).to(memory_format=torch.channels_last)
@@ -46,6 +55,55 @@ def test_output_and_gradients_are_those_of_double_precision(shape):
     exact = passes(plain, *(t.double() for t in found))
     for mine, right in zip(passes(winograd.convolve, *found), exact, strict=True):
         assert mine.shape == right.shape and off_by(mine, right) < 3e-5
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_maps_are_multiplied_in_float32_and_rounded_once(shape):
+    x, weight, grad = problem(*shape)
+    x, grad = x.bfloat16(), grad.bfloat16()
+    got = passes(winograd.convolve, x, weight, grad)
+    assert [part.dtype for part in got] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    exact = passes(plain, x.double(), weight.double(), grad.double())
+    for mine, right, bound in zip(got, exact, (2e-3, 2e-3, 3e-5), strict=True):  # bf16 keeps eight bits
+        assert off_by(mine, right) < bound
+
+
+@needs_kernel
+def test_bf16_is_rounded_to_the_nearest_and_what_is_no_number_stays_none():
+    x = torch.randint(-250, 250, (64, 32, 4, 4)).bfloat16()
+    sums = torch.zeros(32, 32, 3, 3)
+    sums[range(32), range(32), 1, 1] = 1
+    sums[range(32), range(-1, 31), 1, 1] = 1  # of neighbouring channels: up to 500, where bf16 knows even numbers only
+    exact = plain(x.float(), sums)
+    assert (exact != exact.bfloat16()).any()
+    torch.testing.assert_close(winograd.convolve(x, sums).float(), exact, rtol=2**-8 + 1e-4, atol=1e-2)
+    x[3, 0, 1, 1], x[5, 0, 1, 1] = float("nan"), float("inf")
+    y = winograd.convolve(x, sums)
+    assert y[3, 0, 1, 1].isnan() and not y[5, 0, 1, 1].isfinite() and y[4].isfinite().all()
+
+
+@needs_kernel
+def test_vectors_of_sixteen_floats_give_the_same(fresh, monkeypatch):
+    """The arithmetic of processors with AVX-512 in the instructions of this one."""
+    wide = {name: ("-DWINOGRAD_LANES=16", *flags[1:]) for name, flags in winograd.FLAGS.items()}
+    narrow = [passes(winograd.convolve, *problem(*shape)) for shape in SHAPES]
+    monkeypatch.setattr(winograd, "FLAGS", wide)
+    winograd.library.cache_clear()
+    assert winograd.library().panel == 32
+    for shape, before in zip(SHAPES, narrow, strict=True):
+        for mine, other in zip(passes(winograd.convolve, *problem(*shape)), before, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("size", "pays"), [(2, False), (3, False), (4, True), (5, False), (7, True), (14, True)])
+def test_bf16_maps_take_this_way_where_it_saves_more_than_bf16_does(monkeypatch, size, pays):
+    x, weight, _ = problem(64, 64, 64, size)
+    for processor in (True, False):
+        monkeypatch.setattr(winograd, "bf16_pays", lambda found=processor: found)
+        assert winograd.fits(x.bfloat16(), weight) == (pays and processor)
+    assert winograd.fits(x, weight) and not winograd.fits(x.double(), weight.double())
 
 
 @needs_kernel
@@ -116,15 +174,6 @@ def test_the_network_s_convolution_takes_this_way_where_it_pays(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         conv(x)
     assert used == [x.shape]
-
-
-@pytest.fixture
-def fresh(workplace, monkeypatch):
-    """The kernel is looked for anew, in an empty cache folder."""
-    monkeypatch.delenv("FER_OPENSET_WINOGRAD", raising=False)
-    winograd.library.cache_clear()
-    yield workplace
-    winograd.library.cache_clear()
 
 
 def left_in(folder):
