@@ -90,26 +90,40 @@ def _in_folders(root):
     for top in folders:
         split = SPLIT_WORDS[top.name.lower()] if split_form else ""
         for folder in _visible(top) if split_form else [top]:
-            for file in sorted(_files_below(folder, set())):
+            for file in sorted(_files_below(folder, root)):
                 path = file.relative_to(root)
                 if file.name.lower().endswith(ENDINGS) and file.is_file() and not hidden(path):
                     yield utf8(path.as_posix(), root), folder.name, split
 
 
-def _files_below(folder, above):
-    """Every file below, also in linked folders, but not round and round in one that holds a link to itself."""
+def _files_below(folder, root, above=frozenset()):
+    """Every file below, also in linked folders, but not round and round in one that holds a link to itself.
+
+    A link to a folder of the dataset, or to one that holds it, is passed over: its images have a label of their own.
+    """
     here = folder.resolve()
     if here in above:
         return
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _files_below(entry, above | {here})
-        else:
+    for entry in _entries(folder):
+        if not entry.is_dir():
             yield entry
+        elif not (entry.is_symlink() and _overlap(entry.resolve(), root.resolve())):
+            yield from _files_below(entry, root, above | {here})
+
+
+def _overlap(one, other):
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _entries(folder):
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions.") from None
 
 
 def _visible(folder):
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return sorted(f for f in _entries(folder) if f.is_dir() and not f.name.startswith("."))
 
 
 def _check_class_name(root, name):

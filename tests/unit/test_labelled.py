@@ -1,6 +1,7 @@
 """A labelled dataset of one's own: its three forms, its splits, its odd names, and one sentence for each mistake."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,30 @@ def test_linked_folders_are_followed_and_loops_are_not(mine, tmp_path):
     found = load_dataset(mine(), "smoke").table
     assert set(found.index) - before == {f"huh/more/{i:02d}.{'png' if i % 2 else 'jpg'}" for i in range(4)}
     assert set(found.loc[sorted(set(found.index) - before), "label"]) == {"huh"}
+
+
+def test_links_to_what_has_a_label_already_are_passed_over(mine):
+    write_images(mine.root)
+    before = load_dataset(mine(), "smoke").table
+    (mine.root / "huh" / "another class").symlink_to(mine.root / "very happy")
+    (mine.root / "huh" / "all").symlink_to(mine.root)
+    (mine.root / "huh" / "above").symlink_to(mine.root.parent)
+    pd.testing.assert_frame_equal(load_dataset(mine(), "smoke").table, before)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(mine, monkeypatch):
+    write_images(mine.root)
+    (mine.root / "huh" / "closed").mkdir()
+    read = Path.iterdir
+
+    def refused(folder):  # root may read everything, so permissions alone would not do
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"closed: cannot be read \(Permission denied\); check its permissions"):
+        load_dataset(mine(), "smoke")
 
 
 def test_a_name_that_is_not_utf8_is_one_sentence(mine):
