@@ -154,6 +154,17 @@ def test_only_the_gradients_that_are_asked_for():
 
 
 @needs_kernel
+def test_without_memory_it_says_so_and_goes_on_afterwards(monkeypatch):
+    x, weight, grad = problem(8, 32, 32, 12)
+    for name in ("BLOCK", "GRADIENT_BLOCK"):
+        with monkeypatch.context() as patch:
+            patch.setattr(winograd, name, 2**31 - 1)  # tiles at a time: terabytes
+            with pytest.raises(MemoryError, match="lower batch_size"):
+                passes(winograd.convolve, x, weight, grad)
+    assert off_by(winograd.convolve(x, weight), plain(x.double(), weight.double())) < 3e-5
+
+
+@needs_kernel
 def test_a_number_that_is_none_is_not_hidden():
     x, weight, _ = problem(8, 32, 32, 12)
     x[0, 0, 0, 0] = float("nan")
