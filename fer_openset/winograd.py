@@ -33,7 +33,9 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 # By torch's name of what the processor has: how many floats a vector holds, and how to say so to the compiler.
 FLAGS = {"AVX2": ("-DWINOGRAD_LANES=8", "-mavx2", "-mfma"), "AVX512": ("-DWINOGRAD_LANES=16", "-mavx512f", "-mfma")}
 BLOCK, BLOCK_OF_SMALL, GRADIENT_BLOCK = 24, 64, 192  # tiles at a time: measured, they stay in the cache
-FEWEST_TILES = 64  # with fewer, bringing the weights into form costs more than it saves
+# Multiplications to save in a batch, for each pair of an input and an output channel, and maps of 2 x 2 pixels to have:
+# with fewer, bringing the weights into form costs more than it saves (measured).
+FEWEST_SAVED, FEWEST_SMALL = 3300, 64
 BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 ones, measured
 
 
@@ -42,11 +44,10 @@ def fits(x, weight):
     n, channels, height, width = x.shape
     if x.device.type != "cpu" or height != width or height < 2 or weight.dtype != torch.float32:
         return False
-    tiles = (-(-height // 4)) ** 2
-    if n * tiles < FEWEST_TILES:
+    direct, ours = 9 * height**2, 36 * (-(-height // 4)) ** 2  # multiplications for an image and a pair of channels
+    if n < FEWEST_SMALL if height == 2 else n * (direct - ours) < FEWEST_SAVED:
         return False
-    left = 4 * tiles / height**2  # of the multiplications; on maps of 2 x 2 pixels both ways have less to do
-    if x.dtype == torch.bfloat16 and (height == 2 or left * BF16_GAIN > 0.9 or not bf16_pays()):
+    if x.dtype == torch.bfloat16 and (height == 2 or ours * BF16_GAIN > 0.9 * direct or not bf16_pays()):
         return False
     kernel = library()
     serves = kernel is not None and x.dtype in kernel.convolve

@@ -13,7 +13,7 @@ from fer_openset.convolution import Conv3x3
 
 needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compiler or another processor: no kernel")
 # images, channels in and out, pixels a side
-SHAPES = [(8, 64, 64, 12), (64, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29), (65, 64, 96, 2)]
+SHAPES = [(8, 64, 64, 12), (80, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29), (65, 64, 96, 2)]
 
 
 @pytest.fixture
@@ -97,9 +97,16 @@ def test_vectors_of_sixteen_floats_give_the_same(fresh, monkeypatch):
 
 
 @needs_kernel
+@pytest.mark.parametrize(("size", "fewest"), [(2, 64), (3, 74), (4, 31), (6, 19), (12, 4)])
+def test_a_batch_must_be_large_enough(size, fewest):
+    x, weight, _ = problem(fewest, 64, 64, size)
+    assert winograd.fits(x, weight) and not winograd.fits(x[1:], weight)
+
+
+@needs_kernel
 @pytest.mark.parametrize(("size", "pays"), [(2, False), (3, False), (4, True), (5, False), (7, True), (14, True)])
 def test_bf16_maps_take_this_way_where_it_saves_more_than_bf16_does(monkeypatch, size, pays):
-    x, weight, _ = problem(64, 64, 64, size)
+    x, weight, _ = problem(100, 64, 64, size)
     for processor in (True, False):
         monkeypatch.setattr(winograd, "bf16_pays", lambda found=processor: found)
         assert winograd.fits(x.bfloat16(), weight) == (pays and processor)
