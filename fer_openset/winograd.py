@@ -68,16 +68,25 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx, x, weight):
         x = x.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
-        return _apply(x, weight.permute(2, 3, 1, 0))
+        return forward(x, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        # The gradient of the input is a convolution too: with the taps turned round, from outputs to inputs.
-        grad_x = _apply(grad, weight.flip(2, 3).permute(2, 3, 0, 1)) if ctx.needs_input_grad[0] else None
-        return grad_x, _taps_gradient(x, grad) if ctx.needs_input_grad[1] else None
+        grad_x = input_gradient(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, weight_gradient(x, grad) if ctx.needs_input_grad[1] else None
+
+
+def forward(x, weight):
+    """The convolution without a gradient; x channels last."""
+    return _apply(x, weight.permute(2, 3, 1, 0))
+
+
+def input_gradient(grad, weight):
+    """The gradient of x from that of the result, channels last: a convolution with the taps turned round."""
+    return _apply(grad, weight.flip(2, 3).permute(2, 3, 0, 1))
 
 
 def _apply(x, taps):
@@ -93,8 +102,8 @@ def _apply(x, taps):
     return y
 
 
-def _taps_gradient(x, grad):
-    """x (N, C, S, S), grad (N, D, S, S), both channels last -> (D, C, 3, 3)."""
+def weight_gradient(x, grad):
+    """The gradient of the weight: x (N, C, S, S), grad (N, D, S, S), both channels last -> (D, C, 3, 3)."""
     (n, c, size, _), d = x.shape, grad.shape[1]
     taps = torch.empty(3, 3, c, d)
     pointers = (x.data_ptr(), grad.data_ptr(), taps.data_ptr())

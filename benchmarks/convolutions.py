@@ -1,0 +1,66 @@
+"""python -m benchmarks.convolutions [--batch N]: the library's 3 x 3 convolutions and Winograd's, in milliseconds."""
+
+import argparse
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.tables import markdown
+from fer_openset import winograd
+from fer_openset.device import pick_device
+
+MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
+BACKWARD = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
+
+
+def fastest(work, seconds=0.3):
+    """Milliseconds of the fastest run within `seconds` (three runs at least), after one that is not timed."""
+    work()
+    times, began = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def passes(channels, size, batch):
+    """{pass: (the library's, ours)}: functions that do one pass of a convolution from as many channels to as many."""
+    x, grad = (torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last) for _ in range(2))
+    weight = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
+
+    def library(*wanted):
+        return lambda: torch.ops.aten.convolution_backward(grad, x, weight, None, *BACKWARD, [*wanted, False])
+
+    return {
+        "forward": (lambda: F.conv2d(x, weight, None, 1, 1), lambda: winograd.forward(x, weight)),
+        "input gradient": (library(True, False), lambda: winograd.input_gradient(grad, weight)),
+        "weight gradient": (library(False, True), lambda: winograd.weight_gradient(x, grad)),
+    }
+
+
+def main(arguments=None):
+    """Print a row for each map of a ResNet-18 at 48, 64 and 112 px."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.convolutions", description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=128, help="images; default: 128")
+    options = parser.parse_args(arguments)
+    if options.batch < 1:
+        parser.error("--batch: expected 1 or more")
+    pick_device()  # for its number of threads
+    if winograd.library() is None:
+        print("no kernel here: it needs g++ and a processor with AVX2", file=sys.stderr)
+        return 1
+    rows = []
+    for channels, size in MAPS:
+        found = passes(channels, size, options.batch)
+        times = [f"{fastest(theirs):.1f}, {fastest(ours):.1f}" for theirs, ours in found.values()]
+        rows.append([f"{channels}, {size} x {size}", *times])
+    print(f"float32, batch {options.batch}, {torch.get_num_threads()} threads; milliseconds, library and Winograd\n")
+    print(markdown(["channels, map", *found], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
