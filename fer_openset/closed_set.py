@@ -170,7 +170,7 @@ def _forward(outputs_of, net, dataset, rows, image_size, batch_size, device, mir
     """`outputs_of(x)`, a tuple of tensors, for the clean views of these rows: an array each, of the type in `kept`."""
     was_training = net.training
     net.eval()
-    parts = []
+    parts, batch_size = [], device.at_once(batch_size)
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             x = clean_view(batch_of(dataset, rows[start : start + batch_size]), image_size, device.torch_device)

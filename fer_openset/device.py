@@ -38,6 +38,13 @@ class Device:
         """Move a network here, channels last (measured faster on CPU and GPU for these ResNets)."""
         return net.to(self.torch_device, memory_format=torch.channels_last)
 
+    def at_once(self, asked):
+        """How many images to score at once where `asked` are allowed.
+
+        On a CPU more than 256 are no faster (measured), and their maps decide how much memory a run needs.
+        """
+        return min(asked, 256) if self.torch_device.type == "cpu" else asked
+
     def generator(self, seed):
         """A random generator on this device."""
         return torch.Generator(self.torch_device).manual_seed(seed)

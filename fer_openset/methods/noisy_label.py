@@ -224,10 +224,10 @@ def cross_entropies(net, task, settings, rows, labels, generator=None):
     generator: None for the clean view; with one, the training view (the authors' noisy scoring pass).
     """
     net.eval()
-    out = []
+    out, batch_size = [], task.device.at_once(settings.eval_batch_size)
     with torch.inference_mode():
-        for start in range(0, len(rows), settings.eval_batch_size):
-            part = slice(start, start + settings.eval_batch_size)
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
             images = batch_of(task.dataset, rows[part])
             if generator is None:
                 x = clean_view(images, settings.image_size, task.device.torch_device)
