@@ -4,7 +4,7 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 
 `winograd.cpp`, which has a form for maps of 2 x 2 pixels, too. The library's own kernels run near the processor's peak,
 so less time means fewer multiplications. Measured (two AVX2 cores, float32, batch 128, forward and both gradients): 2.5
 times as fast on 64 channels of 16 x 16 pixels, 2.9 times on 128 of 8 x 8. The result differs from the library's by
-rounding, about 1e-5 of its length.
+rounding, up to 2e-5 of its length.
 
 bf16 maps are multiplied in float32. A processor's vectors hold twice as many bf16 numbers, so where these are all that
 multiplies in bf16 (AVX-512, no AMX), Winograd's saving is still the larger one on most maps. That is counted; no such
