@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from fer_openset import winograd
 from fer_openset.convolution import Conv3x3
+from fer_openset.resnet import resnet
 
 needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compiler or another processor: no kernel")
 # images, channels in and out, pixels a side
@@ -215,6 +217,20 @@ def test_another_source_is_another_kernel(fresh, monkeypatch, tmp_path):
     monkeypatch.setattr(winograd, "SOURCE", changed)
     winograd.library.cache_clear()
     assert winograd.library() is not None and len(left_in(fresh.cache)) == 2
+
+
+@needs_kernel
+def test_a_whole_network_s_gradient_is_that_of_double_precision():
+    """An untrained network makes much of rounding: 0.45 % measured here, 0.19 % with the library, and a change of
+    the images by a millionth moves it by 0.28 %."""
+    torch.manual_seed(3)
+    net, x = resnet("resnet18"), torch.randn(32, 3, 64, 64)
+
+    def gradient(net, x):
+        net(x).square().mean().backward()
+        return torch.cat([p.grad.double().flatten() for p in net.parameters()])
+
+    assert off_by(gradient(net, x), gradient(deepcopy(net).double(), x.double())) < 0.02
 
 
 @pytest.mark.parametrize("variable", [("FER_OPENSET_WINOGRAD", "0"), ("CXX", "no-such-compiler"), ("CXX", "false")])
