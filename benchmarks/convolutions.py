@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.tables import markdown
-from fer_openset import winograd
+from fer_openset import kernels, winograd
 from fer_openset.device import pick_device
 
 MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
@@ -49,7 +49,7 @@ def main(arguments=None):
     if options.batch < 1:
         parser.error("--batch: expected 1 or more")
     pick_device()  # for its number of threads
-    if winograd.library() is None:
+    if kernels.library() is None:
         print("no kernel here: it needs g++ and a processor with AVX2", file=sys.stderr)
         return 1
     rows = []

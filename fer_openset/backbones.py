@@ -34,8 +34,6 @@ class FaceNet(nn.Module):
 
     def until(self, x, stage):
         """Output of stage 1..4 (N, d, h, w): images in, the first stages only."""
-        if x.shape[1] == 1:  # measured: three equal channels are faster than a one-channel first convolution
-            x = x.expand(-1, 3, -1, -1)
         return self.body.until(x.contiguous(memory_format=torch.channels_last), stage)
 
     def since(self, features, stage, last=4):

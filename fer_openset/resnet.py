@@ -4,12 +4,15 @@ Source: He, Zhang, Ren and Sun (2016); the stride of a bottleneck sits in its 3 
 The layout `vggface2` is the one that the weights of VGGFace2 (Cao et al. 2018) were trained in, and He et al.'s own: no
 padding in the max pooling (its last window is cut at the border instead) and the stride in a bottleneck's first 1 x 1
 convolution. Names and shapes of the weights are the same in both, so a file fits either and computes something else.
-Differs: the 3 x 3 convolutions are `Conv3x3`. Why not torchvision's own: importing torchvision imports the compiler of
-torch, which is 40 % of what a notebook needs to start, for networks that are never compiled.
+Differs: the 3 x 3 convolutions are `Conv3x3`, and grey images may take `grey`'s first one. Why not torchvision's own:
+importing torchvision imports the compiler of torch, which is 40 % of what a notebook needs to start, for networks that
+are never compiled.
 """
 
+import torch
 from torch import nn
 
+from fer_openset import grey
 from fer_openset.convolution import Conv3x3
 
 
@@ -62,7 +65,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, four stages, average pooling and a linear layer. Shapes: x (N, 3, H, W) -> logits (N, n_classes)."""
+    """Stem, four stages, average pooling and a linear layer.
+
+    Shapes: x (N, C, H, W), C = 1 or 3 -> logits (N, n_classes).
+    """
 
     def __init__(self, block, depths, layout, n_classes=1000):
         super().__init__()
@@ -86,11 +92,19 @@ class ResNet(nn.Module):
 
     def until(self, x, stage):
         """Output of stage 1..4 (N, d, h, w)."""
-        return self._stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))), 1, stage)
+        return self._stages(self.maxpool(self.relu(self.bn1(self._first(x)))), 1, stage)
 
     def since(self, features, stage, last=4):
         """Output of stage `last` (N, D, h, w) from the output of stage 1..`last`."""
         return self._stages(features, stage + 1, last)
+
+    def _first(self, x):
+        """The first convolution; a grey image is three equal channels."""
+        if grey.fits(x, self.conv1):
+            return grey.convolve(x, self.conv1.weight)
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return self.conv1(x)
 
     def _stages(self, x, first, last):
         for number in range(first, last + 1):

@@ -1,5 +1,6 @@
 """Backbones of timm (Wightman 2019), an optional library, behind the interface of our own."""
 
+import torch
 from torch import nn
 
 from fer_openset.errors import UserError
@@ -17,7 +18,7 @@ def timm_library():
 
 
 class TimmBody(nn.Module):
-    """A timm network without its head. Shapes: x (N, 3, H, W) -> last feature map (N, D, h, w).
+    """A timm network without its head. Shapes: x (N, C, H, W), C = 1 or 3 -> last feature map (N, D, h, w).
 
     Raises: UserError when timm is not installed or does not know the name.
     """
@@ -38,6 +39,8 @@ class TimmBody(nn.Module):
     def until(self, x, stage):
         """Output of stage 4, the last feature map; a transformer's tokens are put back where their patches were."""
         self._need_last(stage)
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         maps = self.net.forward_features(x)
         if maps.ndim == 3:
             tokens = maps[:, getattr(self.net, "num_prefix_tokens", 0) :].transpose(1, 2)

@@ -35,6 +35,17 @@ def workplace(tmp_path, monkeypatch):
     return place
 
 
+@pytest.fixture
+def fresh_kernels(workplace, monkeypatch):
+    """The kernels are looked for anew, in an empty cache folder."""
+    from fer_openset import kernels  # here: a session that collects other tests need not import torch
+
+    monkeypatch.delenv("FER_OPENSET_KERNELS", raising=False)
+    kernels.library.cache_clear()
+    yield workplace
+    kernels.library.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def ferplus_root(tmp_path_factory):
     """Folder of the real FERPlus, unpacked if only its archive is at hand; without either the test is skipped."""

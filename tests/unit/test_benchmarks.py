@@ -18,7 +18,7 @@ from benchmarks import __main__ as command
 from benchmarks import convolutions, engine, faces, hardware, measure, precision, profile, reference, tables, workload
 from benchmarks.session import Session
 from benchmarks.workload import Workload
-from fer_openset import winograd
+from fer_openset import kernels
 from fer_openset.backbones import FaceNet
 from fer_openset.closed_set import predict
 from fer_openset.datasets import Dataset
@@ -252,7 +252,7 @@ def test_both_precisions_are_compared(tmp_path, capsys):
 
 
 def test_the_convolutions_that_are_timed_do_the_same(monkeypatch, capsys):
-    if winograd.library() is None:
+    if kernels.library() is None:
         pytest.skip("no compiler or another processor: no kernel")
     for theirs, ours in convolutions.passes(64, 5, 8).values():
         library = next(part for part in theirs() if part is not None) if isinstance(theirs(), tuple) else theirs()
@@ -260,5 +260,5 @@ def test_the_convolutions_that_are_timed_do_the_same(monkeypatch, capsys):
     monkeypatch.setattr(convolutions, "MAPS", ((32, 4),))
     monkeypatch.setattr(convolutions, "fastest", lambda work, seconds=0: work() is None)
     assert convolutions.main(["--batch", "2"]) == 0 and "32, 4 x 4" in capsys.readouterr().out
-    monkeypatch.setattr(winograd, "library", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda: None)
     assert convolutions.main([]) == 1 and "needs g++" in capsys.readouterr().err

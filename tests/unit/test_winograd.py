@@ -1,30 +1,18 @@
-"""Winograd's convolution is the plain one to rounding, with both gradients; without its kernel, the library's."""
+"""Winograd's convolution is the plain one to rounding, with both gradients."""
 
-import os
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_openset import winograd
+from fer_openset import kernels, winograd
 from fer_openset.convolution import Conv3x3
 from fer_openset.resnet import resnet
 
-needs_kernel = pytest.mark.skipif(winograd.library() is None, reason="no compiler or another processor: no kernel")
+needs_kernel = pytest.mark.skipif(kernels.library() is None, reason="no compiler or another processor: no kernel")
 # images, channels in and out, pixels a side
 SHAPES = [(8, 64, 64, 12), (80, 64, 32, 3), (17, 32, 96, 7), (70, 96, 64, 4), (5, 64, 64, 29), (65, 64, 96, 2)]
-
-
-@pytest.fixture
-def fresh(workplace, monkeypatch):
-    """The kernel is looked for anew, in an empty cache folder."""
-    monkeypatch.delenv("FER_OPENSET_WINOGRAD", raising=False)
-    winograd.library.cache_clear()
-    yield workplace
-    winograd.library.cache_clear()
 
 
 def problem(n, c, d, size):
@@ -86,20 +74,20 @@ def test_bf16_is_rounded_to_the_nearest_and_what_is_no_number_stays_none():
 
 
 @needs_kernel
-def test_vectors_of_sixteen_floats_give_the_same(fresh, monkeypatch):
+def test_vectors_of_sixteen_floats_give_the_same(fresh_kernels, monkeypatch):
     """The arithmetic of processors with AVX-512 in the instructions of this one."""
-    wide = {name: ("-DWINOGRAD_LANES=16", *flags[1:]) for name, flags in winograd.FLAGS.items()}
+    wide = {name: ("-DKERNEL_LANES=16", *flags[1:]) for name, flags in kernels.FLAGS.items()}
     narrow = [passes(winograd.convolve, *problem(*shape)) for shape in SHAPES]
-    monkeypatch.setattr(winograd, "FLAGS", wide)
-    winograd.library.cache_clear()
-    assert winograd.library().panel == 32
+    monkeypatch.setattr(kernels, "FLAGS", wide)
+    kernels.library.cache_clear()
+    assert kernels.library().panel == 32
     for shape, before in zip(SHAPES, narrow, strict=True):
         for mine, other in zip(passes(winograd.convolve, *problem(*shape)), before, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
 @needs_kernel
-@pytest.mark.parametrize(("size", "fewest"), [(2, 64), (3, 74), (4, 31), (6, 19), (12, 4)])
+@pytest.mark.parametrize(("size", "fewest"), [(2, 8), (3, 49), (4, 21), (6, 13), (12, 3)])
 def test_a_batch_must_be_large_enough(size, fewest):
     x, weight, _ = problem(fewest, 64, 64, size)
     assert winograd.fits(x, weight) and not winograd.fits(x[1:], weight)
@@ -196,29 +184,6 @@ def test_the_network_s_convolution_takes_this_way_where_it_pays(monkeypatch):
     assert used == [x.shape]
 
 
-def left_in(folder):
-    return sorted(path.name for path in folder.glob("**/*")) if folder.exists() else []
-
-
-@needs_kernel
-def test_the_kernel_is_built_once(fresh, monkeypatch):
-    assert winograd.library() is not None
-    (name,) = left_in(fresh.cache)
-    winograd.library.cache_clear()
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
-    assert winograd.library() is not None and left_in(fresh.cache) == [name]
-
-
-@needs_kernel
-def test_another_source_is_another_kernel(fresh, monkeypatch, tmp_path):
-    assert winograd.library() is not None
-    changed = tmp_path / "winograd.cpp"
-    changed.write_text(winograd.SOURCE.read_text() + "\n// changed\n")
-    monkeypatch.setattr(winograd, "SOURCE", changed)
-    winograd.library.cache_clear()
-    assert winograd.library() is not None and len(left_in(fresh.cache)) == 2
-
-
 @needs_kernel
 def test_a_whole_network_s_gradient_is_that_of_double_precision():
     """An untrained network makes much of rounding: 0.45 % measured here, 0.19 % with the library, and a change of
@@ -231,39 +196,3 @@ def test_a_whole_network_s_gradient_is_that_of_double_precision():
         return torch.cat([p.grad.double().flatten() for p in net.parameters()])
 
     assert off_by(gradient(net, x), gradient(deepcopy(net).double(), x.double())) < 0.02
-
-
-@pytest.mark.parametrize("variable", [("FER_OPENSET_WINOGRAD", "0"), ("CXX", "no-such-compiler"), ("CXX", "false")])
-def test_without_the_kernel_the_library_convolves(fresh, monkeypatch, variable):
-    monkeypatch.setenv(*variable)
-    assert winograd.library() is None and left_in(fresh.cache) == []
-    x, weight, _ = problem(8, 64, 64, 12)
-    conv = Conv3x3(64, 64, 1)
-    with torch.no_grad():
-        conv.weight.copy_(weight)
-    torch.testing.assert_close(conv(x), plain(x, weight))
-
-
-def test_a_source_that_does_not_compile_leaves_nothing(fresh, monkeypatch, tmp_path):
-    broken = tmp_path / "winograd.cpp"
-    broken.write_text("not C++")
-    monkeypatch.setattr(winograd, "SOURCE", broken)
-    assert winograd.library() is None and left_in(fresh.cache) == []
-
-
-def test_a_cache_folder_that_cannot_be_written_is_no_reason_to_stop(fresh):
-    fresh.cache.write_text("a file")
-    assert winograd.library() is None
-
-
-def test_a_kernel_that_does_not_load_is_left_alone(fresh, monkeypatch):
-    monkeypatch.setattr(winograd, "_built", lambda *_: fresh.cache / "none.so")
-    assert winograd.library() is None
-
-
-@needs_kernel
-def test_two_processes_that_build_at_once_both_get_it(fresh):
-    code = "from fer_openset import winograd; raise SystemExit(winograd.library() is None)"
-    started = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(2)]
-    assert [process.wait(120) for process in started] == [0, 0]
-    assert len(left_in(fresh.cache)) == 1

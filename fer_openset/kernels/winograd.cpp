@@ -9,42 +9,17 @@
 //   one direction it is the product of a 2 x 2 Toeplitz matrix, y0 = w1 x0 + w2 x1, y1 = w0 x0 + w1 x1, which is
 //   y0 = w1 (x0 + x1) + (w2 - w1) x1, y1 = w1 (x0 + x1) + (w0 - w1) x0.
 //
-// Tiles are brought into the form in blocks that stay in the cache. Built and called by winograd.py.
+// Tiles are brought into the form in blocks that stay in the cache. Called by ../winograd.py.
 
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
+
+#include "vectors.h"
 
 namespace {
 
-constexpr int kLanes = WINOGRAD_LANES;  // floats of a vector
-constexpr int kPanel = 2 * kLanes;  // output channels of the innermost product
-constexpr int kRows = 6;            // tiles of the innermost product: with two vectors each, twelve sums in registers
 constexpr int kSkew = 16;  // floats between the matrices of a form: distances of a power of two would share cache lines
-
-typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
-typedef uint16_t Halves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-
-struct Bfloat16 {  // the upper half of a float
-  uint16_t bits;
-};
-
-inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
-
-inline Vec load(const Bfloat16* p) {
-  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Bits) << 16);
-}
-
-inline void store(Bfloat16* p, Vec v) {  // to the nearest, ties to even; what is no number stays none
-  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  *reinterpret_cast<Halves*>(p) = __builtin_convertvector(v == v ? rounded : rounded * 0 + 0x7fc0, Halves);
-}
-
-inline Vec all(float value) { return value - Vec{}; }  // minus zero changes nothing, so the compiler drops it
 
 // The transforms of a form, in one direction, from `in` to `out` with the given distances between elements.
 struct Tiles4 {
@@ -191,66 +166,46 @@ void out_of_form(const float* block, long step, const Map& map, int first, int c
   }
 }
 
-// c[r][0..kPanel) (+)= sum over k of a(r, k) * b[k][0..kPanel), r < kCount; `a` has one stride for r and one for k.
-template <int kCount>
-inline void panel_product(const float* a, long row, long deep, const float* b, long b_step, int depth, float* c,
-                          long c_step, bool add) {
-  Vec low[kCount], high[kCount];
-  for (int r = 0; r < kCount; ++r) {
-    low[r] = add ? load(c + r * c_step) : Vec{};
-    high[r] = add ? load(c + r * c_step + kLanes) : Vec{};
-  }
-  for (int k = 0; k < depth; ++k) {
-    const Vec b0 = load(b + k * b_step), b1 = load(b + k * b_step + kLanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < kCount; ++r) {
-      const Vec value = all(a[r * row + k * deep]);
-      low[r] += value * b0;
-      high[r] += value * b1;
-    }
-  }
-  for (int r = 0; r < kCount; ++r) {
-    store(c + r * c_step, low[r]);
-    store(c + r * c_step + kLanes, high[r]);
-  }
-}
+// The weight of a layer lies in memory as (outputs, 3, 3, inputs). Packed, there is for each point of the form a matrix
+// (outputs / kPanel, inputs, kPanel), or with the two exchanged.
+inline long packed_place(int in, int out, int inputs) { return (long(out / kPanel) * inputs + in) * kPanel + out % kPanel; }
 
-void rows_product(int rows, const float* a, long row, long deep, const float* b, long b_step, int depth, float* c,
-                  long c_step, bool add) {
-  int r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    panel_product<kRows>(a + r * row, row, deep, b, b_step, depth, c + r * c_step, c_step, add);
-  a += r * row;
-  c += r * c_step;
-  switch (rows - r) {
-    case 1: panel_product<1>(a, row, deep, b, b_step, depth, c, c_step, add); break;
-    case 2: panel_product<2>(a, row, deep, b, b_step, depth, c, c_step, add); break;
-    case 3: panel_product<3>(a, row, deep, b, b_step, depth, c, c_step, add); break;
-    case 4: panel_product<4>(a, row, deep, b, b_step, depth, c, c_step, add); break;
-    case 5: panel_product<5>(a, row, deep, b, b_step, depth, c, c_step, add); break;
-  }
-}
-
-struct Buffer {  // memory of one call, on a border of the cache lines
-  float* data;
-  explicit Buffer(long floats) : data(static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64))) {}
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-};
-
-// taps (3, 3, inputs, outputs) -> packed: for each point of the form a matrix (outputs / kPanel, inputs, kPanel)
+// For a convolution from the layer's inputs to its outputs.
 template <class Form>
-void pack_taps(const float* taps, int inputs, int outputs, float* packed, int threads) {
+void pack(const float* weight, int inputs, int outputs, float* packed, int threads) {
   constexpr int kPoints = Form::kPoints;
-  const long all_taps = long(inputs) * outputs;
+  const long step = long(inputs) * outputs + kSkew;
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (int panel = 0; panel < outputs; panel += kPanel)
+    for (int c = 0; c < inputs; c += kLanes)
+      for (int d = panel; d < panel + kPanel; d += kLanes) {
+        Vec points[kPoints * kLanes];
+        for (int r = 0; r < kLanes; ++r) {
+          Vec in[9], out[kPoints];
+          for (int i = 0; i < 9; ++i) in[i] = load(weight + (long(d + r) * 9 + i) * inputs + c);
+          both_directions<Form::taps, 3, Form::kSide>(in, out);
+          for (int p = 0; p < kPoints; ++p) points[p * kLanes + r] = out[p];
+        }
+        for (int p = 0; p < kPoints; ++p) {
+          transpose(points + p * kLanes);
+          for (int r = 0; r < kLanes; ++r)
+            store(packed + p * step + packed_place(c + r, d, inputs), points[p * kLanes + r]);
+        }
+      }
+}
+
+// For the gradient of x: a convolution from the layer's outputs to its inputs, the taps turned round.
+template <class Form>
+void pack_turned(const float* weight, int inputs, int outputs, float* packed, int threads) {
+  constexpr int kPoints = Form::kPoints;
+  const long step = long(inputs) * outputs + kSkew;
 #pragma omp parallel for num_threads(threads)
-  for (int c = 0; c < inputs; ++c)
-    for (int d = 0; d < outputs; d += kLanes) {
+  for (int d = 0; d < outputs; ++d)
+    for (int c = 0; c < inputs; c += kLanes) {
       Vec in[9], out[kPoints];
-      for (int i = 0; i < 9; ++i) in[i] = load(taps + i * all_taps + long(c) * outputs + d);
+      for (int i = 0; i < 9; ++i) in[i] = load(weight + (long(d) * 9 + 8 - i) * inputs + c);
       both_directions<Form::taps, 3, Form::kSide>(in, out);
-      float* place = packed + (long(d / kPanel) * inputs + c) * kPanel + d % kPanel;
-      for (int p = 0; p < kPoints; ++p) store(place + p * (all_taps + kSkew), out[p]);
+      for (int p = 0; p < kPoints; ++p) store(packed + p * step + packed_place(d, c, outputs), out[p]);
     }
 }
 
@@ -284,10 +239,10 @@ int convolve(const Value* x, const float* packed, Value* y, int images, int size
   return 0;
 }
 
-// x (images, size, size, inputs), gradient (images, size, size, outputs) -> taps (3, 3, inputs, outputs): the gradient
-// of the taps. Returns 0, or 1 without memory.
+// x (images, size, size, inputs), gradient (images, size, size, outputs) -> weight (outputs, 3, 3, inputs): its gradient.
+// Returns 0, or 1 without memory.
 template <class Form, class Value>
-int taps_gradient(const Value* x, const Value* gradient, float* taps, int images, int size, int inputs, int outputs,
+int weight_gradient(const Value* x, const Value* gradient, float* weight, int images, int size, int inputs, int outputs,
                   int block, int threads) {
   constexpr int kPoints = Form::kPoints;
   const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
@@ -311,17 +266,17 @@ int taps_gradient(const Value* x, const Value* gradient, float* taps, int images
       }
 #pragma omp for schedule(dynamic)
       for (int p = 0; p < kPoints; ++p)
-        for (int d = 0; d < outputs; d += kPanel)
-          rows_product(inputs, v.data + p * in_step, 1, inputs, m.data + p * out_step + d, outputs, count,
-                       u.data + p * (all_taps + kSkew) + d, outputs, first > 0);
+        for (int c = 0; c < inputs; c += kPanel)
+          rows_product(outputs, m.data + p * out_step, 1, outputs, v.data + p * in_step + c, inputs, count,
+                       u.data + p * (all_taps + kSkew) + c, inputs, first > 0);
     }
 #pragma omp for schedule(static)
-    for (int c = 0; c < inputs; ++c)
-      for (int d = 0; d < outputs; d += kLanes) {
+    for (int d = 0; d < outputs; ++d)
+      for (int c = 0; c < inputs; c += kLanes) {
         Vec in[kPoints], out[9];
-        for (int p = 0; p < kPoints; ++p) in[p] = load(u.data + p * (all_taps + kSkew) + long(c) * outputs + d);
+        for (int p = 0; p < kPoints; ++p) in[p] = load(u.data + p * (all_taps + kSkew) + long(d) * inputs + c);
         both_directions<Form::taps_gradient, Form::kSide, 3>(in, out);
-        for (int i = 0; i < 9; ++i) store(taps + i * all_taps + long(c) * outputs + d, out[i]);
+        for (int i = 0; i < 9; ++i) store(weight + (long(d) * 9 + i) * inputs + c, out[i]);
       }
   }
   return 0;
@@ -339,8 +294,12 @@ long winograd_packed(int size, int inputs, int outputs) {  // floats
   return side * side * (long(inputs) * outputs + kSkew);
 }
 
-void winograd_taps(const float* taps, int size, int inputs, int outputs, float* packed, int threads) {
-  (size == 2 ? pack_taps<Map2> : pack_taps<Tiles4>)(taps, inputs, outputs, packed, threads);
+// inputs, outputs: those of the layer. turned: for the gradient of x.
+void winograd_pack(const float* weight, int size, int inputs, int outputs, int turned, float* packed, int threads) {
+  if (turned)
+    (size == 2 ? pack_turned<Map2> : pack_turned<Tiles4>)(weight, inputs, outputs, packed, threads);
+  else
+    (size == 2 ? pack<Map2> : pack<Tiles4>)(weight, inputs, outputs, packed, threads);
 }
 
 int winograd_convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs,
@@ -355,16 +314,16 @@ int winograd_convolve_bf16(const Bfloat16* x, const float* packed, Bfloat16* y, 
                                                                             outputs, block, threads);
 }
 
-int winograd_taps_gradient(const float* x, const float* gradient, float* taps, int images, int size, int inputs,
+int winograd_weight_gradient(const float* x, const float* gradient, float* weight, int images, int size, int inputs,
                            int outputs, int block, int threads) {
-  return (size == 2 ? taps_gradient<Map2, float> : taps_gradient<Tiles4, float>)(
-      x, gradient, taps, images, size, inputs, outputs, block, threads);
+  return (size == 2 ? weight_gradient<Map2, float> : weight_gradient<Tiles4, float>)(
+      x, gradient, weight, images, size, inputs, outputs, block, threads);
 }
 
-int winograd_taps_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* taps, int images, int size,
+int winograd_weight_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* weight, int images, int size,
                                 int inputs, int outputs, int block, int threads) {
-  return (size == 2 ? taps_gradient<Map2, Bfloat16> : taps_gradient<Tiles4, Bfloat16>)(
-      x, gradient, taps, images, size, inputs, outputs, block, threads);
+  return (size == 2 ? weight_gradient<Map2, Bfloat16> : weight_gradient<Tiles4, Bfloat16>)(
+      x, gradient, weight, images, size, inputs, outputs, block, threads);
 }
 
 }  // extern "C"
