@@ -1,7 +1,7 @@
-"""3 x 3 convolutions on a CPU with a quarter of the multiplications: Winograd's F(4 x 4, 3 x 3).
+"""3 x 3 convolutions on a CPU with a quarter of the multiplications: Winograd's F(4 x 4, 3 x 3) and its like.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3; the kernel is
-`kernels/winograd.cpp`, which has a form for maps of 2 x 2 pixels, too. The library's own kernels run near the
+`kernels/winograd.cpp`, which has forms for maps of 3, 6 and 2 pixels, too. The library's own kernels run near the
 processor's peak, so less time means fewer multiplications. Measured (two AVX2 cores, float32, batch 128, forward and
 both gradients): 2.4 times as fast on 64 channels of 16 x 16 pixels, 2.6 times on 128 of 8 x 8. The result differs from
 the library's by rounding, up to 2e-5 of its length.
@@ -18,11 +18,25 @@ import torch
 from fer_openset import kernels
 
 BLOCK, BLOCK_OF_SMALL, GRADIENT_BLOCK = 24, 64, 192  # tiles at a time: measured, they stay in the cache
-# Multiplications to save in a batch, for each pair of an input and an output channel, and maps of 2 x 2 pixels to have:
-# with fewer, bringing the weights into form costs more than it saves (measured; LARGE weights don't stay in the cache).
-FEWEST_SAVED, FEWEST_SAVED_IF_LARGE, FEWEST_SMALL = 2200, 5200, 8
+# Multiplications to save in a batch, for each pair of channels and each point of the form, and maps of 2 x 2 pixels to
+# have: with fewer, bringing the weights into form costs more than it saves (measured; LARGE ones leave the cache).
+FEWEST_SAVED, FEWEST_SAVED_IF_LARGE, FEWEST_SMALL = 45, 140, 8
 LARGE = 512 * 512  # pairs of channels
 BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 ones, measured
+
+TILES4, TILES3, MAP2 = range(3)  # the forms, as in winograd.cpp
+POINTS = (36, 25, 9)
+
+
+def form_for(size):
+    """The form with the fewest multiplications for maps of size x size pixels: (its number, how many they are).
+
+    They are counted for an image and a pair of channels; the plain way takes 9 size^2.
+    """
+    if size == 2:
+        return MAP2, POINTS[MAP2]
+    found = {TILES4: POINTS[TILES4] * (-(-size // 4)) ** 2, TILES3: POINTS[TILES3] * (-(-size // 3)) ** 2}
+    return min(found.items(), key=lambda item: item[1])
 
 
 def fits(x, weight):
@@ -30,11 +44,11 @@ def fits(x, weight):
     n, channels, height, width = x.shape
     if x.device.type != "cpu" or height != width or height < 2 or weight.dtype != torch.float32:
         return False
-    direct, ours = 9 * height**2, 36 * (-(-height // 4)) ** 2  # multiplications for an image and a pair of channels
+    (form, ours), direct = form_for(height), 9 * height**2
     fewest = FEWEST_SAVED if channels * weight.shape[0] < LARGE else FEWEST_SAVED_IF_LARGE
-    if n < FEWEST_SMALL if height == 2 else n * (direct - ours) < fewest:
+    if n < FEWEST_SMALL if form == MAP2 else n * (direct - ours) < fewest * POINTS[form]:
         return False
-    if x.dtype == torch.bfloat16 and (height == 2 or ours * BF16_GAIN > 0.9 * direct or not bf16_pays()):
+    if x.dtype == torch.bfloat16 and (form == MAP2 or ours * BF16_GAIN > 0.9 * direct or not bf16_pays()):
         return False
     kernel = kernels.library()
     serves = kernel is not None and x.dtype in kernel.convolve
@@ -81,23 +95,24 @@ def _apply(x, weight, turned):
     kernel, threads = kernels.library(), torch.get_num_threads()
     weight = weight.contiguous(memory_format=torch.channels_last)
     (n, c, size, _), (outputs, inputs) = x.shape, weight.shape[:2]
-    d = inputs if turned else outputs
-    packed = torch.empty(kernel.winograd_packed(size, c, d))
+    d, form = inputs if turned else outputs, form_for(size)[0]
+    packed = torch.empty(kernel.winograd_packed(form, c, d))
     y = torch.empty((n, d, size, size), dtype=x.dtype, memory_format=torch.channels_last)
-    kernel.winograd_pack(weight.data_ptr(), size, inputs, outputs, turned, packed.data_ptr(), threads)
+    kernel.winograd_pack(weight.data_ptr(), form, inputs, outputs, turned, packed.data_ptr(), threads)
     pointers = (x.data_ptr(), packed.data_ptr(), y.data_ptr())
-    block = BLOCK_OF_SMALL if size == 2 else BLOCK
-    kernels.need_memory(kernel.convolve[x.dtype](*pointers, n, size, c, d, block, threads))
+    block = BLOCK_OF_SMALL if form == MAP2 else BLOCK
+    kernels.need_memory(kernel.convolve[x.dtype](*pointers, form, n, size, c, d, block, threads))
     return y
 
 
 def weight_gradient(x, grad):
     """The gradient of the weight: x (N, C, S, S), grad (N, D, S, S), both channels last -> (D, C, 3, 3), the same."""
     (n, c, size, _), d = x.shape, grad.shape[1]
-    weight = torch.empty((d, c, 3, 3), memory_format=torch.channels_last)
+    weight, form = torch.empty((d, c, 3, 3), memory_format=torch.channels_last), form_for(size)[0]
     pointers = (x.data_ptr(), grad.data_ptr(), weight.data_ptr())
-    threads = torch.get_num_threads()
-    kernels.need_memory(kernels.library().weight_gradient[x.dtype](*pointers, n, size, c, d, GRADIENT_BLOCK, threads))
+    kernel, threads = kernels.library(), torch.get_num_threads()
+    failed = kernel.weight_gradient[x.dtype](*pointers, form, n, size, c, d, GRADIENT_BLOCK, threads)
+    kernels.need_memory(failed)
     return weight
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -37,16 +38,23 @@ def scan(folder, ending=ENDINGS):
     symbolic link that leads out of the folder.
     """
     found = {}
-    try:
+    with readable(folder):
         for entry in os.scandir(folder):
             if entry.name.lower().endswith(ending) and not entry.name.startswith(".") and entry.is_file():
                 if entry.is_symlink():
                     paths_inside(folder, [entry.name])
                 stat = entry.stat()
                 found[utf8(entry.name, folder)] = stat.st_size, stat.st_mtime_ns
+    return dict(sorted(found.items()))
+
+
+@contextmanager
+def readable(folder):
+    """Raises: UserError when reading `folder` within this fails."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions.") from None
-    return dict(sorted(found.items()))
 
 
 def utf8(name, folder):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from fer_openset.datasets.image_files import digest_of, need_folder, utf8
+from fer_openset.datasets.image_files import digest_of, need_folder, readable, utf8
 from fer_openset.datasets.labelled_csv import read_labels
 from fer_openset.datasets.pictures import ENDINGS
 from fer_openset.datasets.store import SPLITS, Listing
@@ -116,10 +116,8 @@ def _overlap(one, other):
 
 
 def _entries(folder):
-    try:
+    with readable(folder):
         return list(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions.") from None
 
 
 def _visible(folder):

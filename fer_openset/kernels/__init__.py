@@ -78,7 +78,7 @@ def _loaded(path):
         torch.bfloat16: found.winograd_weight_gradient_bf16,
     }
     for function in (*found.convolve.values(), *found.weight_gradient.values()):
-        function.argtypes, function.restype = [pointer] * 3 + [number] * 6, number
+        function.argtypes, function.restype = [pointer] * 3 + [number] * 7, number
     for function in (found.grey_convolve, found.grey_gradient):
         function.argtypes, function.restype = [pointer] * 3 + [number] * 4, number
     found.panel = found.winograd_panel()

@@ -2,9 +2,10 @@
 // are float32 or bfloat16, taps and all arithmetic float32.
 //
 // Input tiles and taps are brought into a form in which a convolution is a number of plain matrix products over the
-// channels, and the products out of it. Two forms:
+// channels, and the products out of it. Three forms:
 // - Winograd's F(4 x 4, 3 x 3): a tile of 6 x 6 input pixels gives 4 x 4 output pixels by 36 products instead of 144.
 //   Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.3.
+// - F(3 x 3, 3 x 3): a tile of 5 x 5 gives 3 x 3 by 25 instead of 81; from the points 0, 1, -1, 2 and infinity.
 // - A whole map of 2 x 2 pixels by 9 products instead of 16 (those of the 36 taps that do not fall on padding): along
 //   one direction it is the product of a 2 x 2 Toeplitz matrix, y0 = w1 x0 + w2 x1, y1 = w0 x0 + w1 x1, which is
 //   y0 = w1 (x0 + x1) + (w2 - w1) x1, y1 = w1 (x0 + x1) + (w0 - w1) x0.
@@ -74,6 +75,56 @@ struct Tiles4 {
     out[0] = a * .25f - sum * (1.f / 6) + sum2 * (1.f / 24);
     out[to] = (c - b) * (1.f / 6) + (d - e) * (1.f / 12);
     out[2 * to] = (sum2 - sum) * (1.f / 6) + f;
+  }
+};
+
+struct Tiles3 {
+  static constexpr int kPixels = 3, kInput = 5, kBefore = 1;
+  static constexpr int kSide = 5, kPoints = kSide * kSide;
+
+  static inline void input(const Vec* in, int from, Vec* out, int to) {
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from];
+    const Vec odd = d - b;
+    out[0] = 2.f * (a - c) + odd;
+    out[to] = odd - b - c;
+    out[2 * to] = d + 2.f * b - 3.f * c;
+    out[3 * to] = odd;
+    out[4 * to] = e - c - 2.f * odd;
+  }
+
+  static inline void output(const Vec* in, int from, Vec* out, int to) {
+    const Vec a = in[0], b = in[from], c = in[2 * from], d = in[3 * from], e = in[4 * from];
+    const Vec sum = b + c;
+    out[0] = a + sum + d;
+    out[to] = b - c + 2.f * d;
+    out[2 * to] = sum + 4.f * d + e;
+  }
+
+  static inline void gradient(const Vec* in, int from, Vec* out, int to) {  // the adjoint of output
+    const Vec a = in[0], b = in[from], c = in[2 * from];
+    const Vec even = a + c;
+    out[0] = a;
+    out[to] = even + b;
+    out[2 * to] = even - b;
+    out[3 * to] = a + 2.f * b + 4.f * c;
+    out[4 * to] = c;
+  }
+
+  static inline void taps(const Vec* in, int from, Vec* out, int to) {
+    const Vec a = in[0], b = in[from], c = in[2 * from];
+    const Vec even = a + c;
+    out[0] = .5f * a;
+    out[to] = -.5f * (even + b);
+    out[2 * to] = (b - even) * (1.f / 6);
+    out[3 * to] = (a + 2.f * b + 4.f * c) * (1.f / 6);
+    out[4 * to] = c;
+  }
+
+  static inline void taps_gradient(const Vec* in, int from, Vec* out, int to) {  // the adjoint of taps
+    const Vec a = in[0], b = in[from] * .5f, c = in[2 * from] * (1.f / 6), d = in[3 * from] * (1.f / 6);
+    out[0] = .5f * a - b - c + d;
+    out[to] = c - b + 2.f * d;
+    out[2 * to] = 4.f * d - b - c + in[4 * from];
   }
 };
 
@@ -282,48 +333,61 @@ int weight_gradient(const Value* x, const Value* gradient, float* weight, int im
   return 0;
 }
 
+enum Form { kTiles4, kTiles3, kMap2 };  // as winograd.py counts them
+
+template <class... Rest>
+int convolve_in(int form, Rest... rest) {
+  if (form == kMap2) return convolve<Map2>(rest...);
+  return form == kTiles3 ? convolve<Tiles3>(rest...) : convolve<Tiles4>(rest...);
+}
+
+template <class... Rest>
+int weight_gradient_in(int form, Rest... rest) {
+  if (form == kMap2) return weight_gradient<Map2>(rest...);
+  return form == kTiles3 ? weight_gradient<Tiles3>(rest...) : weight_gradient<Tiles4>(rest...);
+}
+
+template <class Form>
+void pack_for(const float* weight, int inputs, int outputs, int turned, float* packed, int threads) {
+  (turned ? pack_turned<Form> : pack<Form>)(weight, inputs, outputs, packed, threads);
+}
+
 }  // namespace
 
 extern "C" {
 
-// `size`: pixels a side of the map, which decides the form.
 int winograd_panel() { return kPanel; }
 
-long winograd_packed(int size, int inputs, int outputs) {  // floats
-  const int side = size == 2 ? Map2::kSide : Tiles4::kSide;
-  return side * side * (long(inputs) * outputs + kSkew);
+long winograd_packed(int form, int inputs, int outputs) {  // floats
+  const int points = form == kMap2 ? Map2::kPoints : form == kTiles3 ? Tiles3::kPoints : Tiles4::kPoints;
+  return points * (long(inputs) * outputs + kSkew);
 }
 
 // inputs, outputs: those of the layer. turned: for the gradient of x.
-void winograd_pack(const float* weight, int size, int inputs, int outputs, int turned, float* packed, int threads) {
-  if (turned)
-    (size == 2 ? pack_turned<Map2> : pack_turned<Tiles4>)(weight, inputs, outputs, packed, threads);
-  else
-    (size == 2 ? pack<Map2> : pack<Tiles4>)(weight, inputs, outputs, packed, threads);
+void winograd_pack(const float* weight, int form, int inputs, int outputs, int turned, float* packed, int threads) {
+  const auto pack = form == kMap2 ? pack_for<Map2> : form == kTiles3 ? pack_for<Tiles3> : pack_for<Tiles4>;
+  pack(weight, inputs, outputs, turned, packed, threads);
 }
 
-int winograd_convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs,
-                      int block, int threads) {
-  return (size == 2 ? convolve<Map2, float> : convolve<Tiles4, float>)(x, packed, y, images, size, inputs, outputs,
-                                                                      block, threads);
+// size: pixels a side of the map, 2 for kMap2. All return 0, or 1 without memory.
+int winograd_convolve(const float* x, const float* packed, float* y, int form, int images, int size, int inputs,
+                      int outputs, int block, int threads) {
+  return convolve_in(form, x, packed, y, images, size, inputs, outputs, block, threads);
 }
 
-int winograd_convolve_bf16(const Bfloat16* x, const float* packed, Bfloat16* y, int images, int size, int inputs,
-                           int outputs, int block, int threads) {
-  return (size == 2 ? convolve<Map2, Bfloat16> : convolve<Tiles4, Bfloat16>)(x, packed, y, images, size, inputs,
-                                                                            outputs, block, threads);
+int winograd_convolve_bf16(const Bfloat16* x, const float* packed, Bfloat16* y, int form, int images, int size,
+                           int inputs, int outputs, int block, int threads) {
+  return convolve_in(form, x, packed, y, images, size, inputs, outputs, block, threads);
 }
 
-int winograd_weight_gradient(const float* x, const float* gradient, float* weight, int images, int size, int inputs,
-                           int outputs, int block, int threads) {
-  return (size == 2 ? weight_gradient<Map2, float> : weight_gradient<Tiles4, float>)(
-      x, gradient, weight, images, size, inputs, outputs, block, threads);
+int winograd_weight_gradient(const float* x, const float* gradient, float* weight, int form, int images, int size,
+                             int inputs, int outputs, int block, int threads) {
+  return weight_gradient_in(form, x, gradient, weight, images, size, inputs, outputs, block, threads);
 }
 
-int winograd_weight_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* weight, int images, int size,
-                                int inputs, int outputs, int block, int threads) {
-  return (size == 2 ? weight_gradient<Map2, Bfloat16> : weight_gradient<Tiles4, Bfloat16>)(
-      x, gradient, weight, images, size, inputs, outputs, block, threads);
+int winograd_weight_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* weight, int form, int images,
+                                  int size, int inputs, int outputs, int block, int threads) {
+  return weight_gradient_in(form, x, gradient, weight, images, size, inputs, outputs, block, threads);
 }
 
 }  // extern "C"
