@@ -1,4 +1,4 @@
-"""python -m benchmarks.convolutions [--batch N]: the library's 3 x 3 convolutions and Winograd's, in milliseconds."""
+"""python -m benchmarks.convolutions [--batch N]: the library's convolutions and the workbook's, in milliseconds."""
 
 import argparse
 import sys
@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.tables import markdown
-from fer_openset import kernels, winograd
+from fer_openset import grey, kernels, winograd
 from fer_openset.device import pick_device
 
 MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
+PASSES = ("forward", "input gradient", "weight gradient")
+IMAGES = (112, 64, 48)  # pixels a side, for the first convolution
 BACKWARD = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
 
@@ -41,6 +43,23 @@ def passes(channels, size, batch):
     }
 
 
+def first_passes(size, batch):
+    """The same for a ResNet's first convolution over grey images; the library's gets three equal channels."""
+    grey_images = torch.randn(batch, 1, size, size)
+    x = grey_images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 3, 7, 7).to(memory_format=torch.channels_last).requires_grad_()
+    fixed, y = weight.detach(), grey.convolve(grey_images, weight)
+    grad = torch.randn(y.shape).to(memory_format=torch.channels_last)
+    how = ([2, 2], [3, 3], [1, 1], False, [0, 0], 1, [False, True, False])
+    return {
+        "forward": (lambda: F.conv2d(x, fixed, None, 2, 3), lambda: grey.convolve(grey_images, fixed)),
+        "weight gradient": (
+            lambda: torch.ops.aten.convolution_backward(grad, x, fixed, None, *how),
+            lambda: torch.autograd.grad(y, weight, grad, retain_graph=True),
+        ),
+    }
+
+
 def main(arguments=None):
     """Print a row for each map of a ResNet-18 at 48, 64 and 112 px."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convolutions", description=__doc__.splitlines()[0])
@@ -52,14 +71,16 @@ def main(arguments=None):
     if kernels.library() is None:
         print("no kernel here: it needs g++ and a processor with AVX2", file=sys.stderr)
         return 1
-    rows = []
-    for channels, size in MAPS:
-        found = passes(channels, size, options.batch)
-        times = [f"{fastest(theirs):.1f}, {fastest(ours):.1f}" for theirs, ours in found.values()]
-        rows.append([f"{channels}, {size} x {size}", *times])
-    print(f"float32, batch {options.batch}, {torch.get_num_threads()} threads; milliseconds, library and Winograd\n")
-    print(markdown(["channels, map", *found], rows))
+    print(f"float32, batch {options.batch}, {torch.get_num_threads()} threads; milliseconds, library and ours\n")
+    rows = [_row(f"first, {size} x {size}", first_passes(size, options.batch)) for size in IMAGES]
+    rows += [_row(f"{channels}, {size} x {size}", passes(channels, size, options.batch)) for channels, size in MAPS]
+    print(markdown(["channels, map", *PASSES], rows))
     return 0
+
+
+def _row(name, found):
+    times = {key: f"{fastest(theirs):.1f}, {fastest(ours):.1f}" for key, (theirs, ours) in found.items()}
+    return [name, *(times.get(key, "-") for key in PASSES)]
 
 
 if __name__ == "__main__":

@@ -254,10 +254,18 @@ def test_both_precisions_are_compared(tmp_path, capsys):
 def test_the_convolutions_that_are_timed_do_the_same(monkeypatch, capsys):
     if kernels.library() is None:
         pytest.skip("no compiler or another processor: no kernel")
+
+    def first(found):
+        return next(part for part in found if part is not None) if isinstance(found, tuple) else found
+
     for theirs, ours in convolutions.passes(64, 5, 8).values():
-        library = next(part for part in theirs() if part is not None) if isinstance(theirs(), tuple) else theirs()
-        torch.testing.assert_close(ours(), library, rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(ours(), first(theirs()), rtol=1e-3, atol=1e-2)
+    theirs, ours = convolutions.first_passes(20, 4)["forward"]
+    torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-2)
+    theirs, ours = convolutions.first_passes(20, 4)["weight gradient"]  # each of three equal channels gets the sum
+    torch.testing.assert_close(first(ours()), first(theirs()), rtol=1e-3, atol=1e-2)
     monkeypatch.setattr(convolutions, "MAPS", ((32, 4),))
+    monkeypatch.setattr(convolutions, "IMAGES", (16,))
     monkeypatch.setattr(convolutions, "fastest", lambda work, seconds=0: work() is None)
     assert convolutions.main(["--batch", "2"]) == 0 and "32, 4 x 4" in capsys.readouterr().out
     monkeypatch.setattr(kernels, "library", lambda: None)
