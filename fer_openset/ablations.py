@@ -3,11 +3,9 @@
 A set is data: no loop of its own trains anything. The batch expands it, `ablation_report` reads what came out.
 """
 
-import re
-
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
-from fer_openset.settings import PRESETS, ROOT, Settings, pool_in, read_yaml
+from fer_openset.settings import PRESETS, ROOT, Settings, read_yaml, variant_fault
 
 FOLDER = ROOT / "params" / "ablations"
 
@@ -41,11 +39,9 @@ def load_ablation(name):
     if not found.variants:
         raise UserError(f"{path.name}: variants is empty; name at least one set of overrides.")
     for variant, overrides in found.variants.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", variant) or variant == "default":
-            raise UserError(f"{path.name}: the variant {variant!r} becomes part of a path, and 'default' is taken; "
-                            "use letters, digits, - and _.")  # fmt: skip
-        if pool_in(variant) != "full":
-            raise UserError(f"{path.name}: the variant {variant!r} would be read as a run on another pool; rename it.")
+        fault = "is taken; choose another name" if variant == "default" else variant_fault(variant)
+        if fault:
+            raise UserError(f"{path.name}: the variant {variant!r} {fault}.")
         if not overrides:
             raise UserError(f"{path.name}: the variant {variant!r} overrides nothing; name the settings it changes.")
     for preset, changed in found.presets.items():

@@ -167,6 +167,18 @@ def pool_in(variant):
     return found[1] if found else "full"
 
 
+def path_fault(name):
+    """What is wrong with a name that becomes part of a path, to be said after "it"; None if nothing is."""
+    plain = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return None if plain else "becomes part of a path; use letters, digits, - and _ only"
+
+
+def variant_fault(name):
+    """The same for the name of a variant, which must not look like a run on another pool."""
+    other_pool = "would be read as a run on another pool; choose a name that does not end in pool_..."
+    return path_fault(name) or (None if pool_in(name) == "full" else other_pool)
+
+
 class DetectionParameters(RunParameters):
     """Parameters of the detection notebook: which method (or several joined by +), on which pseudo labels, under which
     variant name, and on which pool: `full`, the paper's, or a file of params/pools."""
@@ -189,8 +201,6 @@ class DetectionParameters(RunParameters):
     @field_validator("variant")
     @classmethod
     def _variant_names_a_folder(cls, value):
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-            raise ValueError("it becomes part of a path; use letters, digits, - and _ only")
-        if pool_in(value) != "full":
-            raise ValueError("it would be read as a run on another pool; choose a name that does not end in pool_...")
+        if fault := variant_fault(value):
+            raise ValueError(f"it {fault}")
         return value

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,10 +18,11 @@ from fer_openset.settings import (
     PRESETS,
     ROOT,
     Settings,
-    pool_in,
+    path_fault,
     read_yaml,
     results_dir,
     values_of,
+    variant_fault,
     variant_name,
 )
 
@@ -303,11 +303,11 @@ def _check_open_classes(grid, dataset):
 def _check_variants(grid):
     if not grid.variants:
         raise UserError("variants is empty; leave the key out for the settings as they are.")
-    for word in (grid.name, *grid.variants):
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", word):
-            raise UserError(f"the name {word!r} becomes part of a path; use letters, digits, - and _ only.")
-        if pool_in(word) != FULL and word in grid.variants:
-            raise UserError(f"the variant {word!r} would be read as a run on another pool; rename it, or use pools.")
+    if fault := path_fault(grid.name):
+        raise UserError(f"the name {grid.name!r} {fault}.")
+    for word in grid.variants:
+        if fault := variant_fault(word):
+            raise UserError(f"the variant {word!r} {fault}.")
     if grid.variants.get("default"):
         raise UserError("the variant 'default' stands for unchanged settings; give these overrides another name.")
     for name, overrides in grid.variants.items():

@@ -1,7 +1,6 @@
 """Every dataset the same way: one table keyed by sample id, and its images as one memory-mapped array."""
 
 import os
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from fer_openset.datasets.trial import KEY, classes_left, restricted, trial_sett
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name, check_open, split_names
 from fer_openset.runs import is_trial
-from fer_openset.settings import FACTS, ROOT, data_dir, read_yaml, values_of
+from fer_openset.settings import FACTS, ROOT, data_dir, path_fault, read_yaml, values_of
 
 # id -> module and its settings class. The module's `read(settings, root)` returns a store.Listing, its
 # `class_names(settings)` the classes that such a listing has. A module whose dataset holds classes back until they are
@@ -128,8 +127,8 @@ def dataset_file(name):
     path = ROOT / os.path.expanduser(name)
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file; expected the settings of a dataset.")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
-        raise UserError(f"{path}: its name becomes part of a path; use letters, digits, - and _ only.")
+    if fault := path_fault(path.stem):
+        raise UserError(f"{path}: its name {fault}.")
     if path.parent != PARAMS and (PARAMS / f"{path.stem}.yaml").exists():
         raise UserError(f"{path}: results of {path.stem!r} are those of params/datasets; give the file another name.")
     return path
