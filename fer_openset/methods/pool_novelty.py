@@ -9,7 +9,7 @@ round draws the pool's images by the chance of being open that the round before 
 so their order cannot matter.
 """
 
-import os
+import shutil
 import zlib
 from dataclasses import replace
 from typing import Literal
@@ -103,7 +103,8 @@ def _chance_before_last_round(task, settings):
         if chance is None:
             print(f"{name}: {share:.1%} of {len(scores)} images look open, too few for another round", flush=True)
             for file in ("checkpoint.safetensors", "history.csv"):  # this round is the last one, and done
-                os.replace(within.folder / file, task.folder / file)
+                with atomic.atomic_path(task.folder / file) as copy:  # a copy: the method run again finds the round
+                    shutil.copyfile(within.folder / file, copy)
             return None
         drawn = (chance**2).sum() / chance.sum()
         print(f"{name}: {share:.1%} of the pool looks open, {drawn:.1%} of what the next round will draw", flush=True)
