@@ -1,5 +1,6 @@
 """What hardware this process computes on: the only place that asks."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -62,6 +63,17 @@ def pick_device():
         return Device(torch.device("cuda"), amp, torch.cuda.get_device_name())
     amp = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
     return Device(torch.device("cpu"), amp, f"cpu {platform.machine()} x{torch.get_num_threads()}")
+
+
+def give_back_memory():
+    """Hand the system what the C library keeps of freed memory, where it can (glibc's does).
+
+    Kept memory saves time from step to step, but training and scoring ask for pieces of other sizes, and what fits
+    neither adds up. Between an epoch and what follows it, it costs a hundredth of a second.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def peak_memory_mb():

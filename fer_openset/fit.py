@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fer_openset import atomic, progress, runs
 from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
+from fer_openset.device import give_back_memory
 from fer_openset.errors import UserError
 from fer_openset.fused import contiguous_views, lend_gradients
 from fer_openset.settings import Settings
@@ -133,7 +134,9 @@ def fit(learners, loss_of, rows_of, settings, device, seed, folder, label, ident
             tick = _shared(advance, len(active))
             rows = [_one_epoch(x, loss_of, chosen[x.name], settings, device, seed, epoch, label, tick) for x in active]
             _check_weights(learners, settings, epoch, label)
+            give_back_memory()
             values = after_epoch(epoch) if after_epoch else {}
+            give_back_memory()
             seconds = time.perf_counter() - begin
             history += [{"epoch": epoch + 1, **row, **values, "seconds": round(seconds, 2)} for row in rows]
             _save(learners, folder, run, extra, history)
