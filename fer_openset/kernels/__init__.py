@@ -1,8 +1,8 @@
 """The workbook's own kernels for CPUs, in C++: compiled at their first use and kept in the cache folder.
 
-`winograd.cpp` and `grey.cpp` say what they compute; `fer_openset/winograd.py` and `fer_openset/grey.py` call them.
-Compiling takes a few seconds. Without a compiler, on other processors and with FER_OPENSET_KERNELS=0 there are none,
-and torch's own are used.
+`winograd.cpp` (with its `forms.h`) and `grey.cpp` say what they compute; the modules of these names beside this folder
+call them. Compiling takes a few seconds. Without a compiler, on other processors and with FER_OPENSET_KERNELS=0 there
+are none, and torch's own are used.
 """
 
 import ctypes

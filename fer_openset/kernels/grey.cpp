@@ -1,7 +1,7 @@
 // A network's first convolution over grey images: 7 x 7 taps, stride 2, padding 3, one input channel, float32.
 //
-// The pixels under the taps of each output pixel are laid side by side, a row of the output at a time; the rest is plain
-// matrix products. Called by ../grey.py.
+// The pixels under the taps of each output pixel are laid side by side, a row of the output at a time; the rest is
+// plain matrix products. Called by ../grey.py.
 
 #include <omp.h>
 
@@ -70,8 +70,8 @@ int grey_convolve(const float* x, const float* taps, float* y, int images, int s
   return failed;
 }
 
-// x (images, size, size), gradient (images, out, out, outputs) -> taps (7 * 7, outputs): their gradient. Returns 0, or 1
-// without memory.
+// x (images, size, size), gradient (images, out, out, outputs) -> taps (7 * 7, outputs): their gradient. Returns 0, or
+// 1 without memory.
 int grey_gradient(const float* x, const float* gradient, float* taps, int images, int size, int outputs, int threads) {
   const long one = long(kTaps) * outputs, groups = (images + kImages - 1) / kImages;
   Buffer sums(groups * one);
