@@ -69,7 +69,8 @@ def give_back_memory():
     """Hand the system what the C library keeps of freed memory, where it can (glibc's does).
 
     Kept memory saves time from step to step, but training and scoring ask for pieces of other sizes, and what fits
-    neither adds up. Between an epoch and what follows it, it costs a hundredth of a second.
+    neither adds up. Handing it back takes some 10 ms, fetching it again less than half a second (measured: ResNet-18,
+    64 px, batch 128): little beside an epoch.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

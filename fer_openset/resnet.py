@@ -9,7 +9,6 @@ importing torchvision imports the compiler of torch, which is 40 % of what a not
 are never compiled.
 """
 
-import torch
 from torch import nn
 
 from fer_openset import grey
@@ -102,9 +101,7 @@ class ResNet(nn.Module):
         """The first convolution; a grey image is three equal channels."""
         if grey.fits(x, self.conv1):
             return grey.convolve(x, self.conv1.weight)
-        if x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        return self.conv1(x)
+        return self.conv1(grey.three_channels(x))
 
     def _stages(self, x, first, last):
         for number in range(first, last + 1):

@@ -1,9 +1,9 @@
 """Backbones of timm (Wightman 2019), an optional library, behind the interface of our own."""
 
-import torch
 from torch import nn
 
 from fer_openset.errors import UserError
+from fer_openset.grey import three_channels
 
 MISSING = "timm is not installed; install it with `pip install timm`, or choose resnet18 or resnet50 as the backbone."
 
@@ -39,9 +39,7 @@ class TimmBody(nn.Module):
     def until(self, x, stage):
         """Output of stage 4, the last feature map; a transformer's tokens are put back where their patches were."""
         self._need_last(stage)
-        if x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        maps = self.net.forward_features(x)
+        maps = self.net.forward_features(three_channels(x))
         if maps.ndim == 3:
             tokens = maps[:, getattr(self.net, "num_prefix_tokens", 0) :].transpose(1, 2)
             rows, columns = self.net.patch_embed.dynamic_feat_size(x.shape[2:])

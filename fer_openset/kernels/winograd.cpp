@@ -188,7 +188,7 @@ int weight_gradient(const Value* x, const Value* gradient, float* weight, int im
   return 0;
 }
 
-enum Form { kTiles4, kTiles3, kMap2 };  // as winograd.py counts them
+enum { kTiles4, kTiles3, kMap2 };  // as winograd.py counts them
 
 template <class... Rest>
 int convolve_in(int form, Rest... rest) {

@@ -8,11 +8,10 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from rounding import needs_kernel
 
 from fer_openset import kernels
 from fer_openset.convolution import Conv3x3
-
-needs_kernel = pytest.mark.skipif(kernels.library() is None, reason="no compiler or another processor: no kernel")
 
 
 def left_in(folder):

@@ -271,6 +271,7 @@ def test_with_too_few_open_images_the_first_round_is_the_last(tmp_path, capsys, 
     found = pool_novelty(again, settings.model_copy(update={"rounds": 3}))
     assert "too few for another round" in capsys.readouterr().out
     pd.testing.assert_series_equal(found, expected, check_exact=True)
+    assert (tmp_path / "b" / "checkpoint.safetensors").exists()
     monkeypatch.setattr(runs, "forget", lambda folder: pytest.fail(f"trained again in {folder}"))
     repeated = pool_novelty(again, settings.model_copy(update={"rounds": 3}))
     pd.testing.assert_series_equal(repeated, expected, check_exact=True)
