@@ -1,18 +1,19 @@
 """The 3 x 3 convolutions of a ResNet, faster on a CPU than the library's kernels.
 
-The numbers are the same to rounding; `benchmarks/` measures the gain. Three cases, all from counting:
+The numbers are the same to rounding; `benchmarks/` measures the gain. Four cases, all from counting:
 - On a map of 2 x 2 or 1 x 1 pixels most of the nine taps fall on padding. The convolution is one matrix product with
   4/9 or 1/9 of the multiplications.
 - The weight gradient over few output pixels is one matrix product over (batch x pixels), where the library's kernel
   pads each tiny row on its own.
 - With stride 1, a batch of larger maps needs a quarter of the multiplications: see `winograd`.
+- With stride 2, to 2 x 2 pixels, the taps that fall on padding are left out: see `strided`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fer_openset import winograd
+from fer_openset import strided, winograd
 
 LARGEST_DENSE = 2  # pixels a side: from 3 on the product has no fewer multiplications than the convolution
 LARGEST_GRADIENT = 3  # pixels a side of a stride-1 map: measured, from 4 on the library is as fast
@@ -38,6 +39,8 @@ class Conv3x3(nn.Conv2d):
             return winograd.convolve(x, self.weight)
         if stride == 1 and height <= LARGEST_DENSE:
             return _Dense.apply(x, self.weight)
+        if stride == 2 and strided.fits(x, self.weight):
+            return strided.convolve(x, self.weight)
         if stride == 2 or height <= LARGEST_GRADIENT:
             return _ProductGradient.apply(x, self.weight, stride)
         return super().forward(x)

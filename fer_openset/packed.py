@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fer_openset.convolution import Conv3x3
+from fer_openset.strided import Conv1x1
 
 
 class PackedConv(nn.Module):
@@ -44,6 +45,6 @@ def pack(net, dtype):
     """
     for parent in list(net.modules()):
         for name, child in parent.named_children():
-            if type(child) in (nn.Conv2d, Conv3x3) and child.bias is None and child.padding_mode == "zeros":
+            if type(child) in (nn.Conv2d, Conv1x1, Conv3x3) and child.bias is None and child.padding_mode == "zeros":
                 setattr(parent, name, PackedConv(child, dtype))
     return net

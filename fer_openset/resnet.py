@@ -4,22 +4,23 @@ Source: He, Zhang, Ren and Sun (2016); the stride of a bottleneck sits in its 3 
 The layout `vggface2` is the one that the weights of VGGFace2 (Cao et al. 2018) were trained in, and He et al.'s own: no
 padding in the max pooling (its last window is cut at the border instead) and the stride in a bottleneck's first 1 x 1
 convolution. Names and shapes of the weights are the same in both, so a file fits either and computes something else.
-Differs: the 3 x 3 convolutions are `Conv3x3`, and grey images may take `grey`'s first one. Why not torchvision's own:
-importing torchvision imports the compiler of torch, which is 40 % of what a notebook needs to start, for networks that
-are never compiled.
+Differs: the 1 x 1 and 3 x 3 convolutions are `Conv1x1` and `Conv3x3`, and grey images may take `grey`'s first one. Why
+not torchvision's own: importing torchvision imports the compiler of torch, which is 40 % of what a notebook needs to
+start, for networks that are never compiled.
 """
 
 from torch import nn
 
 from fer_openset import grey
 from fer_openset.convolution import Conv3x3
+from fer_openset.strided import Conv1x1
 
 
 def _shortcut(inputs, outputs, stride):
     """Identity, or a 1 x 1 convolution where the shape changes."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(Conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class Basic(nn.Module):
@@ -49,9 +50,9 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs, width, stride, downsample, layout):
         super().__init__()
         first, second = (stride, 1) if layout == "vggface2" else (1, stride)
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, first, bias=False), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = Conv1x1(inputs, width, first), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = Conv3x3(width, width, second), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        self.conv3, self.bn3 = Conv1x1(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 

@@ -11,6 +11,7 @@ multiplies in bf16 (AVX-512, no AMX), Winograd's saving is still the larger one 
 machine was at hand to measure it.
 """
 
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -26,6 +27,7 @@ BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 
 
 TILES4, TILES3, MAP2 = range(3)  # the forms, as in winograd.cpp
 POINTS = (36, 25, 9)
+_kept = None  # weights in their forms while `same_weights` lasts
 
 
 def form_for(size):
@@ -64,6 +66,21 @@ def convolve(x, weight):
     return _Convolution.apply(x, weight)
 
 
+@contextmanager
+def same_weights():
+    """Inside, a weight is brought into form once, not in each pass: for steps that pass a network more than once.
+
+    No pass may follow a change of its weights inside: a fused optimiser leaves no mark that would tell. Memory, until
+    the end: for each direction once to three times that of the weights.
+    """
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
@@ -93,16 +110,28 @@ def input_gradient(grad, weight):
 def _apply(x, weight, turned):
     """x (N, C, S, S) channels last, weight (D, C, 3, 3) -> (N, D, S, S); turned: from D to C channels."""
     kernel, threads = kernels.library(), torch.get_num_threads()
-    weight = weight.contiguous(memory_format=torch.channels_last)
     (n, c, size, _), (outputs, inputs) = x.shape, weight.shape[:2]
     d, form = inputs if turned else outputs, form_for(size)[0]
-    packed = torch.empty(kernel.winograd_packed(form, c, d))
+    packed = _packed(weight, form, turned)
     y = torch.empty((n, d, size, size), dtype=x.dtype, memory_format=torch.channels_last)
-    kernel.winograd_pack(weight.data_ptr(), form, inputs, outputs, turned, packed.data_ptr(), threads)
     pointers = (x.data_ptr(), packed.data_ptr(), y.data_ptr())
     block = BLOCK_OF_SMALL if form == MAP2 else BLOCK
     kernels.need_memory(kernel.convolve[x.dtype](*pointers, form, n, size, c, d, block, threads))
     return y
+
+
+def _packed(weight, form, turned):
+    """The weight in its form, from `same_weights` where it is known there."""
+    key = (weight.data_ptr(), weight.shape, form, turned)
+    if _kept is not None and key in _kept:
+        return _kept[key][0]
+    kernel, (outputs, inputs) = kernels.library(), weight.shape[:2]
+    lying = weight.contiguous(memory_format=torch.channels_last)
+    packed = torch.empty(kernel.winograd_packed(form, *((outputs, inputs) if turned else (inputs, outputs))))
+    kernel.winograd_pack(lying.data_ptr(), form, inputs, outputs, turned, packed.data_ptr(), torch.get_num_threads())
+    if _kept is not None:
+        _kept[key] = packed, weight  # while the weight is held, nothing else can lie at its address
+    return packed
 
 
 def weight_gradient(x, grad):

@@ -23,6 +23,7 @@ from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_
 from fer_openset.methods.gan import gan_optimizer, new_gan
 from fer_openset.methods.predictions import write_predictions
 from fer_openset.methods.two_norms import BORROWED, FAKE, norms, split_norms
+from fer_openset.winograd import same_weights
 
 
 class DiasSettings(OptimSettings, AugmentSettings, SizeSettings):
@@ -148,6 +149,7 @@ class Simulator:
         x = train_view(batch_of(self.task.dataset, rows), size, self.settings, device, generator)
         return x, self.targets[torch.from_numpy(rows)].to(device)
 
+    @same_weights()  # net2's, for real images and fakes; they change at the step's end
     def gan_step(self, rows, generator, epoch):
         """Discriminator: real or fake. Generator: pass for real, and for known in net2's eyes. net2: the known classes
         on real images, the uniform prediction on fakes, which meet the fake norms."""
@@ -190,6 +192,7 @@ class Simulator:
         self.discriminator.optimizer.step()
         return loss, ((of_real > 0).float().mean() + (of_fake <= 0).float().mean()) / 2
 
+    @same_weights()  # as above
     def copycat_step(self, rows, generator, epoch):
         """Copycat: the known classes, and net2's features after stages 1 and 2. net2: the known classes, and LS(a) on
         Copycat's features, which go through what is left of net2 after the stage they come from."""

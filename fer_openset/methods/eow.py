@@ -18,6 +18,7 @@ from fer_openset import atomic
 from fer_openset.fit import stream_seed
 from fer_openset.methods.known_training import KnownTrainingSettings, clean_logits, fit_known, wider_learner
 from fer_openset.methods.predictions import write_predictions
+from fer_openset.winograd import same_weights
 
 BOTH_SCORES = "both_scores.csv"
 SAMPLE_AFTER = 3  # the stage of the body whose output is sampled: the input of the last stage
@@ -126,7 +127,7 @@ def draw_samples(net, buffer, settings, device, generator):
     fresh = torch.rand(len(where), generator=generator, device=buffer.device) < settings.restart
     start = new_features((len(where), *buffer.shape[1:]), settings.start_range, generator)
     start = torch.where(fresh.view(-1, 1, 1, 1), start, buffer[where])
-    with evaluating(net, frozen=True):
+    with evaluating(net, frozen=True), same_weights():
         samples = langevin(net, start, settings, device, generator)
     buffer[where] = samples
     return samples

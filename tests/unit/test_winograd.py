@@ -165,6 +165,55 @@ def test_a_number_that_is_none_is_not_hidden():
     assert winograd.convolve(x, weight).isnan().any()
 
 
+def packs(monkeypatch):
+    """A list that grows by one at each weight brought into form."""
+    done, pack = [], kernels.library().winograd_pack
+    monkeypatch.setattr(kernels.library(), "winograd_pack", lambda *given: done.append(given) or pack(*given))
+    return done
+
+
+def twice(x, weight):
+    """The sum of two passes' results, and its gradients."""
+    y = winograd.convolve(x, weight) + winograd.convolve(2 * x, weight)
+    return y, *torch.autograd.grad(y.sum(), [part for part in (x, weight) if part.requires_grad])
+
+
+@needs_kernel
+@pytest.mark.parametrize("frozen", [False, True])
+def test_same_weights_are_brought_into_form_once_for_each_direction(monkeypatch, frozen):
+    done = packs(monkeypatch)
+    x, weight, _ = problem(8, 32, 32, 12)
+    x.requires_grad_(), weight.requires_grad_(not frozen)
+    plain_way = twice(x, weight)
+    assert len(done) == 4
+    with winograd.same_weights():
+        kept = twice(x, weight)
+        with winograd.same_weights():
+            again = twice(x, weight)
+    assert len(done) == 6 and winograd._kept is None
+    for found in (kept, again):
+        assert all(torch.equal(a, b) for a, b in zip(found, plain_way, strict=True))
+
+
+@needs_kernel
+def test_a_weight_that_changed_is_brought_into_form_again_after_the_end():
+    x, weight, _ = problem(8, 32, 32, 12)
+    weight = torch.nn.Parameter(weight)
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+    with winograd.same_weights():
+        winograd.convolve(x, weight).sum().backward()
+        optimizer.step()
+    with winograd.same_weights():
+        assert torch.equal(winograd.convolve(x, weight), winograd.convolve(x, weight.detach().clone()))
+
+
+@needs_kernel
+def test_same_weights_end_with_an_error_too():
+    with pytest.raises(ZeroDivisionError), winograd.same_weights():
+        1 / 0  # noqa: B018
+    assert winograd._kept is None
+
+
 @needs_kernel
 def test_the_network_s_convolution_takes_this_way_where_it_pays(monkeypatch):
     used = []
