@@ -19,6 +19,8 @@ def tables(options):
 
     runs = report.write_tables()
     print(f"{len(runs)} runs in {report.runs_path()}")
+    for sentence in report.mixed_pools(runs):
+        print(sentence)
     tried = trials.read_trials()
     if len(tried):
         print(f"{len(tried)} trials in {trials.trials_path()}")

@@ -41,9 +41,12 @@ def read_epochs():
 
 
 def paired(runs):
-    """Rows of METHODS, default variant, whose pool and seed ran under both alignments; the others are left out."""
+    """Rows of METHODS, default variant, whose pool and seed ran under both alignments with one f_close; the others are
+    left out."""
     rows = runs[(runs["variant"] == "default") & runs["method"].isin(METHODS)]
-    return rows[rows.groupby(PAIR)["alignment"].transform("nunique") == len(ALIGNMENTS)]
+    pairs = rows.groupby(PAIR)
+    both, same = pairs["alignment"].transform("nunique") == len(ALIGNMENTS), pairs["f_close"].transform("nunique") == 1
+    return rows[both & same]
 
 
 def order_differences(differences):

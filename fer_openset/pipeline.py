@@ -195,7 +195,10 @@ def open_share(step, detection):
 
 
 def save_scores(step, detection, result, share=None):
-    """Write the scores, then the record with the run's row of the tidy table. Returns: the row."""
+    """Write the scores, then the record with the run's row of the tidy table. Returns: the row.
+
+    The row's f_close is the first twelve digits of its weights' SHA-256: methods with the same one share a network.
+    """
     p, folder = step.parameters, detection.task.folder
     runs.forget(folder)  # a kill must not leave it beside newer scores
     atomic.write_csv(folder / "scores.csv", detection.scores.rename_axis("sample_id").reset_index())
@@ -204,7 +207,8 @@ def save_scores(step, detection, result, share=None):
     row = {"dataset": step.dataset.name, "preset": p.preset, "open_classes": step.protocol.name,
            "alignment": p.alignment, "method": detection.method, "variant": p.run_variant, "seed": p.seed,
            **{k: v for k, v in result.items() if k != "aupr_known"},
-           **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")}}  # fmt: skip
+           **{k: record[k] for k in ("seconds", "peak_mb", "device", "commit")},
+           "f_close": _digest_of_f_close(step)[:12]}  # fmt: skip
     runs.save_record(folder, {**record, "row": row, "metrics": result, "open_share": share or {}})
     return row
 

@@ -21,6 +21,7 @@ from fer_openset.run_table import (
     finished_runs,
     merge_rows,
     merge_runs,
+    mixed_pools,
     need,
     read_csv,
     read_runs,
@@ -33,8 +34,8 @@ from fer_openset.variants import DEFAULT
 
 __all__ = [
     "KEY", "METRICS", "NO_RUNS", "RUN_COLUMNS", "as_html", "as_text", "collect_runs", "compare_with_paper",
-    "finished_runs", "merge_rows", "merge_runs", "read_runs", "real_runs", "runs_path", "same_seeds", "summarise",
-    "summary_table", "targets", "truth_of", "write_tables",
+    "finished_runs", "merge_rows", "merge_runs", "mixed_pools", "read_runs", "real_runs", "runs_path", "same_seeds",
+    "summarise", "summary_table", "targets", "truth_of", "write_tables",
 ]  # fmt: skip
 METRICS = ("auroc", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open", "oscr", "closed_accuracy")
 LOWER_IS_BETTER = ("fpr_at_tpr95", "fpr_at_tpr95_open")

@@ -22,8 +22,9 @@ _TYPES = {
     **dict.fromkeys(("seed", "n_known", "n_open"), "int64"),
     **dict.fromkeys(("auroc", "auroc_lo", "auroc_hi", "fpr_at_tpr95", "fpr_at_tpr95_open", "aupr_open"), "float64"),
     **dict.fromkeys(("oscr", "closed_accuracy", "seconds", "peak_mb"), "float64"),
-    **dict.fromkeys(("device", "commit"), "str"),
+    **dict.fromkeys(("device", "commit", "f_close"), "str"),  # f_close: see `pipeline.save_scores`
 }
+POOL = ("dataset", "preset", "open_classes", "seed")  # one f_close serves all runs of these
 RUN_COLUMNS = tuple(_TYPES)
 # Digits kept in runs.csv. Rounding once makes a table read and written again the same file, byte for byte.
 _DIGITS = {name: 1 if name in ("seconds", "peak_mb") else 6 for name, kind in _TYPES.items() if kind == "float64"}
@@ -101,6 +102,17 @@ def merge_runs(committed, found):
     return _typed(merge_rows(committed, found, KEY), "the merged runs")
 
 
+def mixed_pools(runs):
+    """Pools of which not all rows come from one f_close: one sentence each, for whoever compares their methods."""
+    found = []
+    for pool, rows in runs.groupby(list(POOL)):
+        counts = rows["f_close"].replace("", "not recorded").value_counts(sort=False)
+        if len(counts) > 1:
+            told = ", ".join(f"{name} ({count} runs)" for name, count in sorted(counts.items()))
+            found.append(f"{' '.join(map(str, pool))}: runs from {len(counts)} f_close: {told}.")
+    return found
+
+
 def write_tables(runs_dir=None, path=None):
     """Rebuild the tidy table from the runs at hand and the rows already there; returns it. The file appears whole.
 
@@ -123,10 +135,10 @@ def _read_row(path):
         keys = set(row)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a finished run ({error!r}); delete its folder and run it again.") from None
-    if keys != set(RUN_COLUMNS):
-        odd = ", ".join(sorted(keys ^ set(RUN_COLUMNS)))
+    if keys | {"f_close"} != set(RUN_COLUMNS):
+        odd = ", ".join(sorted((keys | {"f_close"}) ^ set(RUN_COLUMNS)))
         raise UserError(f"{path}: the row has other columns than runs.csv ({odd}); delete its folder and run it again.")
-    return row
+    return {"f_close": "", **row}  # runs of earlier versions do not tell
 
 
 def read_csv(path):
@@ -144,6 +156,7 @@ def need(frame, columns, where):
 
 def _typed(frame, where):
     """The run columns in order, each of its type, numbers rounded to what the file keeps."""
+    frame = frame if "f_close" in frame else frame.assign(f_close="")
     need(frame, RUN_COLUMNS, where)
     frame = frame[list(RUN_COLUMNS)].copy()
     for name, kind in _TYPES.items():

@@ -24,6 +24,13 @@ def test_two_by_two_holds_what_ran_under_both_alignments():
     assert audit_tables.two_by_two(frame(BOTH[0])).empty and audit_tables.two_by_two(frame()).empty
 
 
+def test_two_by_two_compares_no_two_networks():
+    other = [
+        row | {"f_close": "another"} if row["alignment"] == "aligned" else row for row in BOTH if row["method"] == "msp"
+    ]
+    assert audit_tables.two_by_two(frame(*BOTH[:2], *other))["method"].tolist() == ["noisy_label"]
+
+
 def test_two_by_two_averages_the_same_seeds_on_both_sides():
     runs = frame({"auroc": 0.6}, {"auroc": 0.5, "alignment": "as_released"},
                  *({"auroc": 0.9, "seed": seed} for seed in (1, 2)),

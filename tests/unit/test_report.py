@@ -15,7 +15,11 @@ ROW = {
     **{"method": "msp", "variant": "default", "seed": 0, "n_known": 3075, "n_open": 4006},
     **{"auroc": 0.669123456789, "auroc_lo": 0.65, "auroc_hi": 0.68, "fpr_at_tpr95": 0.9, "fpr_at_tpr95_open": 0.8},
     **{"aupr_open": 0.7, "oscr": 0.6, "closed_accuracy": 0.8012345678, "seconds": 12.3456, "peak_mb": 901.26},
-    **{"device": "cpu", "commit": "12e4567"},  # a commit that a careless reader takes for a number
+    **{
+        "f_close": "0e1234567890",
+        "device": "cpu",
+        "commit": "12e4567",
+    },  # a commit that a careless reader takes for a number
 }
 
 
@@ -34,7 +38,7 @@ def save(folder, text=None, **change):
 
 def test_columns_are_the_contract_and_hold_what_metrics_computes():
     expected = "dataset preset open_classes alignment method variant seed n_known n_open auroc auroc_lo auroc_hi"
-    rest = "fpr_at_tpr95 fpr_at_tpr95_open aupr_open oscr closed_accuracy seconds peak_mb device commit"
+    rest = "fpr_at_tpr95 fpr_at_tpr95_open aupr_open oscr closed_accuracy seconds peak_mb device commit f_close"
     assert list(report.RUN_COLUMNS) == f"{expected} {rest}".split()
     found = metrics.evaluate([0.0, 1.0], [False, True], [True, False], n=2)
     assert set(found) - set(report.RUN_COLUMNS) == {"aupr_known"}
@@ -79,7 +83,22 @@ def test_values_survive_the_file(tmp_path):
     report.write_tables(tmp_path / "runs", path)
     row = report.read_runs(path).iloc[0]
     assert (row["auroc"], row["seconds"], row["peak_mb"]) == (0.669123, 12.3, 901.3)
-    assert row["commit"] == "12e4567" and row["seed"] == 0
+    assert row["commit"] == "12e4567" and row["f_close"] == "0e1234567890" and row["seed"] == 0
+
+
+def test_runs_and_tables_of_before_f_close_was_recorded_are_read(tmp_path):
+    path, row = tmp_path / "runs.csv", {name: value for name, value in ROW.items() if name != "f_close"}
+    pd.DataFrame([row | {"seed": 1}]).to_csv(path, index=False)
+    save(tmp_path / "runs", json.dumps({"row": row}))
+    assert list(report.write_tables(tmp_path / "runs", path)["f_close"]) == ["", ""]
+    assert list(report.read_runs(path)["f_close"]) == ["", ""]
+
+
+def test_pools_with_runs_of_several_f_close_are_told():
+    one = frame({}, {"method": "energy"}, {"seed": 1, "f_close": ""}, {"dataset": "rafdb", "f_close": "b"})
+    assert report.mixed_pools(one) == [] and report.mixed_pools(one[:0]) == []
+    (told,) = report.mixed_pools(frame({}, {"method": "energy", "f_close": ""}, {"method": "odin", "f_close": ""}))
+    assert told == "ferplus paper surprise 0: runs from 2 f_close: 0e1234567890 (1 runs), not recorded (2 runs)."
 
 
 def test_new_rows_replace_committed_ones_by_key():
