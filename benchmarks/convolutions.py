@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.tables import markdown
-from fer_openset import grey, kernels, winograd
+from fer_openset import grey, kernels, strided, winograd
+from fer_openset.convolution import Conv3x3
 from fer_openset.device import pick_device
 
 MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
-PASSES = ("forward", "input gradient", "weight gradient")
+STRIDED = ((3, 256, 4), (3, 256, 3), (1, 64, 12), (1, 128, 6), (1, 256, 7), (1, 256, 4), (1, 256, 3))  # taps a side
+PASSES = ("forward", "input gradient", "weight gradient", "both gradients")
 IMAGES = (112, 64, 48)  # pixels a side, for the first convolution
 BACKWARD = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
@@ -60,6 +62,25 @@ def first_passes(size, batch):
     }
 
 
+def strided_passes(taps, channels, size, batch):
+    """The same for a convolution of stride 2 to twice as many channels."""
+    out = -(-size // 2)
+    x = torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    conv = strided.Conv1x1(channels, 2 * channels, 2) if taps == 1 else Conv3x3(channels, 2 * channels, 2)
+    conv = conv.to(memory_format=torch.channels_last)
+    weight, y = conv.weight, conv(x)
+    grad = torch.randn(batch, 2 * channels, out, out).to(memory_format=torch.channels_last)
+    how = ([2, 2], [taps // 2] * 2, *BACKWARD[2:], [True, True, False])
+    fixed_x, fixed = x.detach(), weight.detach()
+    return {
+        "forward": (lambda: F.conv2d(fixed_x, fixed, None, 2, taps // 2), lambda: conv(fixed_x)),
+        "both gradients": (
+            lambda: torch.ops.aten.convolution_backward(grad, fixed_x, fixed, None, *how),
+            lambda: torch.autograd.grad(y, (x, weight), grad, retain_graph=True),
+        ),
+    }
+
+
 def main(arguments=None):
     """Print a row for each map of a ResNet-18 at 48, 64 and 112 px."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convolutions", description=__doc__.splitlines()[0])
@@ -74,6 +95,11 @@ def main(arguments=None):
     print(f"float32, batch {options.batch}, {torch.get_num_threads()} threads; milliseconds, library and ours\n")
     rows = [_row(f"first, {size} x {size}", first_passes(size, options.batch)) for size in IMAGES]
     rows += [_row(f"{channels}, {size} x {size}", passes(channels, size, options.batch)) for channels, size in MAPS]
+    rows += [
+        _row(f"{channels} to {2 * channels}, {size} x {size}, stride 2, {taps} x {taps} taps",
+             strided_passes(taps, channels, size, options.batch))
+        for taps, channels, size in STRIDED
+    ]  # fmt: skip
     print(markdown(["channels, map", *PASSES], rows))
     return 0
 
