@@ -1,11 +1,12 @@
 """Convolutions of stride 2 on small maps as matrix products, float32 on a CPU; the same numbers to rounding.
 
-Measured where the library's kernels are slow, batch 128, two AVX2 cores, forward and both gradients:
-- A 1 x 1 convolution reads one pixel in four: one product over these. The library's weight gradient is ten times slower
-  on maps of an odd size (256 channels, 3 x 3 pixels: 13.4 ms and 2.9).
+Where the library's kernels are slow (milliseconds, the library's and ours: two AVX2 cores, batch 128, forward and both
+gradients, `python -m benchmarks.convolutions`):
+- A 1 x 1 convolution reads one pixel in four: one product over these. The library's weight gradient is slow on maps of
+  an odd size (256 channels, 3 x 3 pixels: 11.5 and 2.5).
 - A 3 x 3 convolution to 2 x 2 pixels lets 20 (from 3 x 3 pixels) or 11 (from 4 x 4) of its 36 taps fall on padding. A
-  product for each output pixel and row of taps leaves them out, and reads maps and weights where they lie (27.7 ms and
-  13.7; 30.9 and 21.2).
+  product for each output pixel and row of taps leaves them out, and reads maps and weights where they lie (33.9 and
+  12.5; 38.7 and 20.0).
 """
 
 import torch

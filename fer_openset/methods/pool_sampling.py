@@ -6,7 +6,6 @@ Both choices read scores of images that the scoring network did not train on, an
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.isotonic import IsotonicRegression
 
 from fer_openset.closed_set import predict
 from fer_openset.fit import stream_seed
@@ -46,6 +45,8 @@ def chance_open(scores, known_scores, share):
     """
     if round(share * len(scores)) < FEWEST:
         return None
+    from sklearn.isotonic import IsotonicRegression  # a second to import: two notebooks of a class do without it
+
     from_pool = np.r_[np.ones(len(scores)), np.zeros(len(known_scores))]
     weights = np.r_[np.full(len(scores), 1 / len(scores)), np.full(len(known_scores), 1 / len(known_scores))]
     line = IsotonicRegression(out_of_bounds="clip").fit(np.r_[scores, known_scores], from_pool, weights)

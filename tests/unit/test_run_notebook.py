@@ -21,6 +21,12 @@ from workflow import run_notebook as runner
 PARAMETERS = 'name = "a"  # who\nseed = 0\nrate = 0.5\nfast = False\noverrides = {}\nanything = None'
 
 
+def test_a_start_compiles_no_grammar_that_nothing_asks_for():
+    code = "import sys; from workflow import run_notebook; import papermill; print('lark' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.fixture
 def notebook(tmp_path):
     """Write a notebook with a parameters cell and the given code cells."""
