@@ -26,7 +26,7 @@ from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.folds import Fold, pool_folds
-from fer_openset.methods.pool_sampling import chance_open, draw_open, log_odds, pool_mix_weights
+from fer_openset.methods.pool_sampling import chance_open, count_draws, draw_open, log_odds, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
@@ -73,25 +73,27 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSet
 def pool_novelty(task, settings):
     """Log odds of "from the pool" against "a known training image", by networks that never trained on the image.
 
-    Shapes: open_score (M,). Range: all reals. Direction: larger = more open. Also writes `share_scores.csv` for the
-    open share: scores of the pool and of held-out known images in the first round. In later rounds they cannot be
-    compared: whether an image was in the pool had a say in what its networks trained on. Source: design of this
-    workbook.
+    Shapes: open_score (M,). Range: all reals. Direction: larger = more open. With several rounds, the mean over those
+    from the second on, whose networks started anew. Also writes `share_scores.csv` for the open share: scores of the
+    pool and of held-out known images in the first round. In later rounds they cannot be compared: whether an image was
+    in the pool had a say in what its networks trained on. Source: design of this workbook.
     """
-    chance = _chance_before_last_round(task, settings)
-    scores, known = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty", chance=chance)
+    earlier, chance = _before_last_round(task, settings)
+    last, known = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty", chance=chance)
     if settings.rounds == 1:
-        _write_share_scores(task.folder, scores, known)
-    return scores
+        _write_share_scores(task.folder, last, known)
+    rounds = [*earlier[1:], last]
+    return sum(rounds) / len(rounds)
 
 
-def _chance_before_last_round(task, settings):
+def _before_last_round(task, settings):
     """Run all rounds but the last, each in a folder of its own.
 
-    Returns: the chance of each pool image to be open, by id, for the last round; None for a single round, or if too few
-    images look open for another: then the first round becomes the last.
+    Returns: the scores of each of these rounds, and the chance of each pool image to be open, by id, for the last one;
+    no scores and None for a single round, or if too few images look open for another: then the first round becomes the
+    last.
     """
-    chance = None
+    found, chance = [], None
     for number in range(1, settings.rounds):
         within = task.for_method(task.folder / f"round{number}")
         name = f"pool_novelty, round {number}"
@@ -105,10 +107,11 @@ def _chance_before_last_round(task, settings):
             for file in ("checkpoint.safetensors", "history.csv"):  # this round is the last one, and done
                 with atomic.atomic_path(task.folder / file) as copy:  # a copy: the method run again finds the round
                     shutil.copyfile(within.folder / file, copy)
-            return None
+            return [], None
+        found.append(scores)
         drawn = (chance**2).sum() / chance.sum()
         print(f"{name}: {share:.1%} of the pool looks open, {drawn:.1%} of what the next round will draw", flush=True)
-    return chance
+    return found, chance
 
 
 def _write_share_scores(folder, scores, known):
@@ -122,15 +125,15 @@ def pool_novelty_online(task, settings):
     The pool is split once into two halves by sample id, an earlier and a later pool; networks trained on one half
     score the other in single forward passes, and each half plays each part once. Rounds before the last see one half
     only. Shapes, range, direction: as `pool_novelty`. Differs from it: half the pool to learn from (a quarter in rounds
-    before the last), one split for all repeats, and the scores are those of the last epoch's networks: an average over
-    epochs would need a pass through the networks of each.
+    before the last), one split for all repeats, and the scores are those of the last epoch's networks in the last
+    round: an average over epochs or rounds would need a pass through the networks of each.
     """
     online = settings.model_copy(update={"folds": 2})
     halves, chances = pool_folds(task.dataset, task.pool_ids, 2, task.seed), []
     for half in range(2):
         logits = task.pool_logits[halves == half]
         earlier = replace(task, pool_logits=logits, folder=task.folder / f"half{half}")
-        chances.append(_chance_before_last_round(earlier, online))
+        chances.append(_before_last_round(earlier, online)[1])
     chance = None if any(c is None for c in chances) else pd.concat(chances)
     last = online.model_copy(update={"average_from": settings.epochs - 1})
     return cross_fitted(task, last, pool_is_novel(task), "pool_novelty_online", one_split=True, chance=chance)[0]
@@ -195,6 +198,8 @@ def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
         "folds": zlib.crc32(np.concatenate([part for fold in folds for part in (fold.pool_out, fold.known_out)])),
         **start_record(settings, place),
     }
+    if chance is not None:
+        identity["draws"] = [count_draws(fold, task, chance) for fold in folds]
     fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)
     epochs = settings.epochs - settings.average_from
     times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs

@@ -18,7 +18,7 @@ from fer_openset.methods.pool_novelty import (
     pool_novelty,
     pool_novelty_online,
 )
-from fer_openset.methods.pool_sampling import chance_open
+from fer_openset.methods.pool_sampling import FEWEST, chance_open, count_draws, draw_open
 from fer_openset.methods.task import Task
 from fer_openset.open_fraction import estimate_open_fraction
 
@@ -240,9 +240,30 @@ def test_a_further_round_draws_what_the_first_took_for_open(tmp_path, monkeypatc
     assert len(drawn) == 2 * 8
     open_rows = task.dataset.rows(task.pool_ids[is_open])
     for fold, rows in drawn:
-        assert set(rows) <= set(fold.pool) and len(rows) == round(fold.drawn / 3)
+        assert set(rows) <= set(fold.pool) and len(rows) == round(fold.drawn / 3)  # more than look open
         assert np.isin(rows, open_rows).mean() > 2 * 32 / 152
     assert (tmp_path / "round1" / "history.csv").exists() and (tmp_path / "history.csv").exists()
+
+
+def test_as_many_are_drawn_as_are_expected_to_be_open_where_these_are_many(tmp_path):
+    task, _ = planted(tmp_path)
+    fold, ids = Fold(task, settings_of(), 0, 0), task.pool_ids
+    here = np.isin(task.dataset.rows(ids), fold.pool)
+    for share in (0.0, 0.1, 0.9):
+        chance = pd.Series(share, index=ids)
+        expected = max(round(share * here.sum()), round(fold.drawn / 3), FEWEST)
+        assert count_draws(fold, task, chance) == len(draw_open(fold, task, chance, 0)) == expected
+    assert expected == round(0.9 * here.sum()) > round(fold.drawn / 3)
+
+
+def test_scores_are_the_mean_over_the_rounds_from_the_second_on(tmp_path, monkeypatch):
+    task, is_open = rare(tmp_path)
+    found, original = [], module.cross_fitted
+    monkeypatch.setattr(module, "cross_fitted", lambda *a, **k: found.append(original(*a, **k)) or found[-1])
+    scores = pool_novelty(task, settings_of(epochs=4, rounds=3, average_from=2))
+    second, third = found[1][0], found[2][0]
+    pd.testing.assert_series_equal(scores, (second + third) / 2)
+    assert not np.allclose(second, third) and metrics.auroc(scores.to_numpy(), is_open) > 0.9
 
 
 def test_oracle_never_draws_by_chance(tmp_path, monkeypatch):
