@@ -1,8 +1,8 @@
 """A finished run as one object for new images: which expression, how open, and whether that is open.
 
 It holds f_close and, where the run trained them, the networks of pool_novelty as their last epoch left them (the run's
-own scores are averages over epochs). Everything in it was fitted on known training images or the unlabelled pool; no
-open label is read.
+own scores, and the threshold that follows from its open share, are averages over epochs and rounds). Everything in it
+was fitted on known training images or the unlabelled pool; no open label is read.
 """
 
 from dataclasses import dataclass

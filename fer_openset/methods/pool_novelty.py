@@ -26,7 +26,7 @@ from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
 from fer_openset.methods.folds import Fold, pool_folds
-from fer_openset.methods.pool_sampling import chance_open, count_draws, draw_open, log_odds, pool_mix_weights
+from fer_openset.methods.pool_sampling import chance_open, draw_open, log_odds, pool_mix_weights
 from fer_openset.methods.two_views import two_view_loss
 from fer_openset.open_fraction import estimate_open_fraction
 from fer_openset.pretrained import StartSettings, place_of, pretrained_net, start_record
@@ -74,12 +74,13 @@ def pool_novelty(task, settings):
     """Log odds of "from the pool" against "a known training image", by networks that never trained on the image.
 
     Shapes: open_score (M,). Range: all reals. Direction: larger = more open. With several rounds, the mean over those
-    from the second on, whose networks started anew. Also writes `share_scores.csv` for the open share: scores of the
-    pool and of held-out known images in the first round. In later rounds they cannot be compared: whether an image was
-    in the pool had a say in what its networks trained on. Source: design of this workbook.
+    from the second on, whose networks start anew from other random streams. Also writes `share_scores.csv` for the open
+    share: scores of the pool and of held-out known images in the first round. In later rounds they cannot be compared:
+    whether an image was in the pool had a say in what its networks trained on. Source: design of this workbook.
     """
     earlier, chance = _before_last_round(task, settings)
-    last, known = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty", chance=chance)
+    number = 1 if chance is None else settings.rounds
+    last, known = cross_fitted(task, settings, pool_is_novel(task), "pool_novelty", chance=chance, number=number)
     if settings.rounds == 1:
         _write_share_scores(task.folder, last, known)
     rounds = [*earlier[1:], last]
@@ -97,7 +98,7 @@ def _before_last_round(task, settings):
     for number in range(1, settings.rounds):
         within = task.for_method(task.folder / f"round{number}")
         name = f"pool_novelty, round {number}"
-        scores, known = cross_fitted(within, settings, pool_is_novel(task), name, chance=chance)
+        scores, known = cross_fitted(within, settings, pool_is_novel(task), name, chance=chance, number=number)
         if number == 1:
             _write_share_scores(task.folder, scores, known)
             share = estimate_open_fraction(scores, known, n_boot=0).value
@@ -158,15 +159,17 @@ def pool_is_novel(task):
     return targets
 
 
-def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
+def cross_fitted(task, settings, targets, label, one_split=False, chance=None, number=1):
     """Train `repeats` x `folds` networks; each scores the fold it did not train on.
 
     Shapes: targets (all positions of the dataset,) int64, 0..K; chance: None, or a Series with the chance of being open
-    of each pool image, by which the pool's images are drawn. Returns: open scores of the pool, and of the held-out
-    known training images: Series by sample id.
+    of each pool image, by which the pool's images are drawn. number: of the round; each has its own random streams, all
+    have the same folds. Returns: open scores of the pool, and of the held-out known training images: Series by sample
+    id.
     """
+    seed = task.seed if number == 1 else stream_seed(task.seed, "round", number)
     folds = [Fold(task, settings, r, f, one_split) for r in range(settings.repeats) for f in range(settings.folds)]
-    learners = [_learner(fold.name, task, settings) for fold in folds]
+    learners = [_learner(fold.name, task, settings, seed) for fold in folds]
     total = {"pool": torch.zeros(len(task.pool_ids), dtype=torch.float64),
              "known": torch.zeros(len(task.train), dtype=torch.float64)}  # fmt: skip
 
@@ -185,9 +188,9 @@ def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
         chosen = {}
         for fold, x in zip(folds, learners, strict=True):
             mixes = settings.mix_from and epoch >= settings.mix_from
-            pool = fold.pool if chance is None else draw_open(fold, task, chance, epoch)
+            pool = fold.pool if chance is None else draw_open(fold, task, chance, epoch, seed)
             weights = pool_mix_weights(x.net, fold, task, settings, targets) if mixes else None
-            chosen[fold.name] = fold.rows(task.seed, epoch, pool, weights)
+            chosen[fold.name] = fold.rows(seed, epoch, pool, weights)
         return chosen
 
     place = place_of(task.dataset, task.known_classes, task.seed)
@@ -198,9 +201,7 @@ def cross_fitted(task, settings, targets, label, one_split=False, chance=None):
         "folds": zlib.crc32(np.concatenate([part for fold in folds for part in (fold.pool_out, fold.known_out)])),
         **start_record(settings, place),
     }
-    if chance is not None:
-        identity["draws"] = [count_draws(fold, task, chance) for fold in folds]
-    fit(learners, loss_of, rows_of, settings, task.device, task.seed, task.folder, label, identity, after_epoch, total)
+    fit(learners, loss_of, rows_of, settings, task.device, seed, task.folder, label, identity, after_epoch, total)
     epochs = settings.epochs - settings.average_from
     times_known = np.sum([fold.known_out for fold in folds], axis=0) * epochs
     known = pd.Series(total["known"].numpy(), index=task.train.index, name="open_score")[times_known > 0]
@@ -212,8 +213,8 @@ def _digest(chance):
     return None if chance is None else zlib.crc32(chance.sort_index().to_numpy())
 
 
-def _learner(name, task, settings):
-    seed, n = stream_seed(task.seed, name, "net"), len(task.known_classes) + 1
+def _learner(name, task, settings, seed):
+    seed, n = stream_seed(seed, name, "net"), len(task.known_classes) + 1
     if settings.init == "pretrained":
         net, _ = pretrained_net(settings, n, seed, place_of(task.dataset, task.known_classes, task.seed))
     elif settings.init == "scratch":

@@ -54,21 +54,16 @@ def chance_open(scores, known_scores, share):
     return pd.Series((1 - (1 - share) * (1 - at) / at).clip(0, 1), index=scores.index)
 
 
-def count_draws(fold, task, chance):
-    """How many pool images an epoch of this fold draws: as many as are expected to be open, and no fewer than it has
-    images of a known class on average."""
-    expected = chance.loc[task.dataset.table.index[fold.pool]].sum()
-    return max(round(expected), round(fold.drawn / len(task.known_classes)), FEWEST)
-
-
-def draw_open(fold, task, chance, epoch):
-    """Pool images of a fold drawn by their chance of being open, `count_draws` of them: positions, with repeats. The
-    whole pool is mostly known images when open ones are rare; this is not."""
+def draw_open(fold, task, chance, epoch, seed):
+    """Pool images of a fold drawn by their chance of being open: positions, with repeats; as many as are expected to be
+    open, and no fewer than an epoch has images of a known class on average. The whole pool is mostly known images when
+    open ones are rare; this is not."""
     weights = chance.loc[task.dataset.table.index[fold.pool]].to_numpy()
+    n = max(round(weights.sum()), round(fold.drawn / len(task.known_classes)), FEWEST)
     if not weights.any():  # the few that may be open all lie in the other folds
         weights = np.ones(len(weights))
-    rng = np.random.default_rng(stream_seed(task.seed, fold.name, epoch, "open"))
-    return rng.choice(fold.pool, count_draws(fold, task, chance), p=weights / weights.sum())
+    rng = np.random.default_rng(stream_seed(seed, fold.name, epoch, "open"))
+    return rng.choice(fold.pool, n, p=weights / weights.sum())
 
 
 def pool_mix_weights(net, fold, task, settings, targets):

@@ -18,7 +18,7 @@ from fer_openset.methods.pool_novelty import (
     pool_novelty,
     pool_novelty_online,
 )
-from fer_openset.methods.pool_sampling import FEWEST, chance_open, count_draws, draw_open
+from fer_openset.methods.pool_sampling import FEWEST, chance_open, draw_open
 from fer_openset.methods.task import Task
 from fer_openset.open_fraction import estimate_open_fraction
 
@@ -252,7 +252,7 @@ def test_as_many_are_drawn_as_are_expected_to_be_open_where_these_are_many(tmp_p
     for share in (0.0, 0.1, 0.9):
         chance = pd.Series(share, index=ids)
         expected = max(round(share * here.sum()), round(fold.drawn / 3), FEWEST)
-        assert count_draws(fold, task, chance) == len(draw_open(fold, task, chance, 0)) == expected
+        assert len(draw_open(fold, task, chance, 0, 0)) == expected
     assert expected == round(0.9 * here.sum()) > round(fold.drawn / 3)
 
 
@@ -263,7 +263,7 @@ def test_scores_are_the_mean_over_the_rounds_from_the_second_on(tmp_path, monkey
     scores = pool_novelty(task, settings_of(epochs=4, rounds=3, average_from=2))
     second, third = found[1][0], found[2][0]
     pd.testing.assert_series_equal(scores, (second + third) / 2)
-    assert not np.allclose(second, third) and metrics.auroc(scores.to_numpy(), is_open) > 0.9
+    assert second.corr(third) < 0.99999 and metrics.auroc(scores.to_numpy(), is_open) > 0.9
 
 
 def test_oracle_never_draws_by_chance(tmp_path, monkeypatch):
