@@ -13,7 +13,11 @@ from fer_openset.convolution import Conv3x3
 from fer_openset.device import pick_device
 
 MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
-STRIDED = ((3, 256, 4), (3, 256, 3), (1, 64, 12), (1, 128, 6), (1, 256, 7), (1, 256, 4), (1, 256, 3))  # taps a side
+# taps a side, channels, pixels a side; the first of one tap is larger than what is taken over
+STRIDED = (
+    *((3, 256, 4), (3, 256, 3)),
+    *((1, 64, 28), (1, 64, 16), (1, 64, 12), (1, 128, 8), (1, 128, 6), (1, 256, 7), (1, 256, 4), (1, 256, 3)),
+)
 PASSES = ("forward", "input gradient", "weight gradient", "both gradients")
 IMAGES = (112, 64, 48)  # pixels a side, for the first convolution
 BACKWARD = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups

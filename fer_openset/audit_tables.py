@@ -41,8 +41,8 @@ def read_epochs():
 
 
 def paired(runs):
-    """Rows of METHODS, default variant, whose pool and seed ran under both alignments with one f_close; the others are
-    left out."""
+    """Rows of METHODS, default variant, whose pool and seed ran under both alignments with one f_close (where it is
+    not recorded for either it is taken for one); the others are left out."""
     rows = runs[(runs["variant"] == "default") & runs["method"].isin(METHODS)]
     pairs = rows.groupby(PAIR)
     both, same = pairs["alignment"].transform("nunique") == len(ALIGNMENTS), pairs["f_close"].transform("nunique") == 1

@@ -24,7 +24,7 @@ _TYPES = {
     **dict.fromkeys(("oscr", "closed_accuracy", "seconds", "peak_mb"), "float64"),
     **dict.fromkeys(("device", "commit", "f_close"), "str"),  # f_close: see `pipeline.save_scores`
 }
-POOL = ("dataset", "preset", "open_classes", "seed")  # one f_close serves all runs of these
+POOL = ("dataset", "preset", "open_classes", "seed")  # runs of one pool share its images, and should share f_close
 RUN_COLUMNS = tuple(_TYPES)
 # Digits kept in runs.csv. Rounding once makes a table read and written again the same file, byte for byte.
 _DIGITS = {name: 1 if name in ("seconds", "peak_mb") else 6 for name, kind in _TYPES.items() if kind == "float64"}
@@ -103,13 +103,16 @@ def merge_runs(committed, found):
 
 
 def mixed_pools(runs):
-    """Pools of which not all rows come from one f_close: one sentence each, for whoever compares their methods."""
+    """Pools of which not all rows tell of one f_close: one sentence each, for whoever compares their methods."""
     found = []
     for pool, rows in runs.groupby(list(POOL)):
-        counts = rows["f_close"].replace("", "not recorded").value_counts(sort=False)
+        counts = rows["f_close"].value_counts().sort_index()
         if len(counts) > 1:
-            told = ", ".join(f"{name} ({count} runs)" for name, count in sorted(counts.items()))
-            found.append(f"{' '.join(map(str, pool))}: runs from {len(counts)} f_close: {told}.")
+            told = [
+                f"{name} ({count} runs)" if name else f"one not recorded ({count} runs)"
+                for name, count in counts.items()
+            ]
+            found.append(f"{' '.join(map(str, pool))}: not all from one f_close: {', '.join(told)}.")
     return found
 
 

@@ -15,10 +15,9 @@ from fer_openset import atomic
 from fer_openset.errors import UserError
 from fer_openset.labels import check_name
 from fer_openset.report import LOWER_IS_BETTER, METRICS, is_ranked, same_seeds
-from fer_openset.run_table import finished_runs, merge_rows, truth_of
+from fer_openset.run_table import POOL, finished_runs, merge_rows, truth_of
 from fer_openset.settings import pool_in, results_dir, variant_name
 
-POOL = ("dataset", "preset", "open_classes", "seed")  # what two runs must share to be scored on the same images
 RUN = ("method", "alignment", "variant")
 DIFFERENCE_KEY = (*POOL, *RUN, *(f"{name}_b" for name in RUN))
 DIFFERENCE_COLUMNS = (*DIFFERENCE_KEY, "n_known", "n_open", "difference", "lo", "hi", "p")
@@ -126,8 +125,10 @@ def _side(row, end):
 
 
 def _pairs(members):
-    """Which runs of a pool are compared: the first minus the second."""
+    """Which runs of a pool are compared: the first minus the second; never two that are known to differ in f_close."""
     for first, second in combinations(members, 2):
+        if len({row["f_close"] for row, _ in (first, second)} - {""}) > 1:
+            continue
         for a, b in ((first, second), (second, first)):
             if _is_pair(a[0], b[0]):
                 yield a, b

@@ -40,7 +40,7 @@ def fits(x, weight):
 def convolve(x, weight):
     """A 3 x 3 convolution with stride 2 and padding 1, with gradients. Call it where `fits` says so.
 
-    Shapes: x (N, C, S, S), weight (D, C, 3, 3), both float32 -> (N, D, S', S') with S' = ceil(S / 2), channels last.
+    Shapes: x (N, C, S, S) with S = 3 or 4, weight (D, C, 3, 3), both float32 -> (N, D, 2, 2), channels last.
     """
     return _RowsOfTaps.apply(x, weight)
 

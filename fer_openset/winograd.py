@@ -27,7 +27,7 @@ BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 
 
 TILES4, TILES3, MAP2 = range(3)  # the forms, as in winograd.cpp
 POINTS = (36, 25, 9)
-_kept = None  # weights in their forms while `same_weights` lasts
+_kept = None  # while `same_weights` lasts: {address of a weight: {(form, turned): the weight in that form}}
 
 
 def form_for(size):
@@ -67,14 +67,14 @@ def convolve(x, weight):
 
 
 @contextmanager
-def same_weights():
-    """Inside, a weight is brought into form once, not in each pass: for steps that pass a network more than once.
+def same_weights(net):
+    """Inside, a weight of `net` is brought into form once, not in each pass: for steps that pass it more than once.
 
     No pass may follow a change of its weights inside: a fused optimiser leaves no mark that would tell. Memory, until
-    the end: for each direction once to three times that of the weights.
+    the end: for each direction once to four times that of the weights.
     """
     global _kept
-    before, _kept = _kept, {} if _kept is None else _kept
+    before, _kept = _kept, {weight.data_ptr(): {} for weight in net.parameters()}
     try:
         yield
     finally:
@@ -122,15 +122,16 @@ def _apply(x, weight, turned):
 
 def _packed(weight, form, turned):
     """The weight in its form, from `same_weights` where it is known there."""
-    key = (weight.data_ptr(), weight.shape, form, turned)
-    if _kept is not None and key in _kept:
-        return _kept[key][0]
+    kept = (_kept or {}).get(weight.data_ptr())
+    if kept and (form, turned) in kept:
+        return kept[form, turned]
     kernel, (outputs, inputs) = kernels.library(), weight.shape[:2]
     lying = weight.contiguous(memory_format=torch.channels_last)
     packed = torch.empty(kernel.winograd_packed(form, *((outputs, inputs) if turned else (inputs, outputs))))
-    kernel.winograd_pack(lying.data_ptr(), form, inputs, outputs, turned, packed.data_ptr(), torch.get_num_threads())
-    if _kept is not None:
-        _kept[key] = packed, weight  # while the weight is held, nothing else can lie at its address
+    pointers = (lying.data_ptr(), packed.data_ptr())
+    kernel.winograd_pack(pointers[0], form, inputs, outputs, turned, pointers[1], torch.get_num_threads())
+    if kept is not None:
+        kept[form, turned] = packed
     return packed
 
 

@@ -149,7 +149,6 @@ class Simulator:
         x = train_view(batch_of(self.task.dataset, rows), size, self.settings, device, generator)
         return x, self.targets[torch.from_numpy(rows)].to(device)
 
-    @same_weights()  # net2's, for real images and fakes; they change at the step's end
     def gan_step(self, rows, generator, epoch):
         """Discriminator: real or fake. Generator: pass for real, and for known in net2's eyes. net2: the known classes
         on real images, the uniform prediction on fakes, which meet the fake norms."""
@@ -159,14 +158,15 @@ class Simulator:
             fakes = normalise(self.generate(len(y), generator))
         loss_d, told = self._teach_discriminator(resize(x, settings.generator_size), fakes.detach())
         seen = fakes.detach().requires_grad_()
-        with self.task.device.autocast():
-            logits = net2(x)
-            with norms(net2, FAKE):
-                of_fakes = net2(resize(seen, x.shape[-1]))
-            passed = self.discriminator.net(fakes)
-        loss_real, loss_fake = F.cross_entropy(logits, y), smoothed(of_fakes, y, 1.0)
-        loss = loss_real + settings.gan_weight * loss_fake
-        _backward(loss, self.net2)
+        with same_weights(net2):
+            with self.task.device.autocast():
+                logits = net2(x)
+                with norms(net2, FAKE):
+                    of_fakes = net2(resize(seen, x.shape[-1]))
+                passed = self.discriminator.net(fakes)
+            loss_real, loss_fake = F.cross_entropy(logits, y), smoothed(of_fakes, y, 1.0)
+            loss = loss_real + settings.gan_weight * loss_fake
+            _backward(loss, self.net2)
         loss_g = F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed))
         self.generator.optimizer.zero_grad(set_to_none=True)
         # net2's gradient on the fakes, turned round: what makes net2 less undecided.
@@ -192,23 +192,26 @@ class Simulator:
         self.discriminator.optimizer.step()
         return loss, ((of_real > 0).float().mean() + (of_fake <= 0).float().mean()) / 2
 
-    @same_weights()  # as above
     def copycat_step(self, rows, generator, epoch):
         """Copycat: the known classes, and net2's features after stages 1 and 2. net2: the known classes, and LS(a) on
         Copycat's features, which go through what is left of net2 after the stage they come from."""
         settings, net1, net2 = self.settings, self.net1.net, self.net2.net
         _share_rate(self.net1.optimizer, self.net2.optimizer)
         x, y = self._batch(rows, generator, epoch)
-        with self.task.device.autocast():
-            copied, own = staged(net1, x), staged(net2, x)
-            copycat_logits, logits = net1.classify(copied[2]), net2.classify(own[2])
-            fakes = self.copycat_logits(copied)
-        distance = sum(F.l1_loss(a.float(), b.detach().float()) for a, b in zip(copied[:2], own[:2], strict=True)) / 2
-        loss_copycat = F.cross_entropy(copycat_logits, y) + settings.imitation_weight * distance
-        a = settings.copycat_smoothing
-        loss_fake = (smoothed(fakes[0], y, a) + smoothed(fakes[1], y, a) + smoothed(fakes[2], y, 1.0)) / 3
-        loss = F.cross_entropy(logits, y) + settings.copycat_weight * loss_fake
-        _backward(loss + loss_copycat, self.net1, self.net2)  # no weight is in both: what the other gives is detached
+        with same_weights(net2):
+            with self.task.device.autocast():
+                copied, own = staged(net1, x), staged(net2, x)
+                copycat_logits, logits = net1.classify(copied[2]), net2.classify(own[2])
+                fakes = self.copycat_logits(copied)
+            pairs = zip(copied[:2], own[:2], strict=True)
+            distance = sum(F.l1_loss(a.float(), b.detach().float()) for a, b in pairs) / 2
+            loss_copycat = F.cross_entropy(copycat_logits, y) + settings.imitation_weight * distance
+            a = settings.copycat_smoothing
+            loss_fake = (smoothed(fakes[0], y, a) + smoothed(fakes[1], y, a) + smoothed(fakes[2], y, 1.0)) / 3
+            loss = F.cross_entropy(logits, y) + settings.copycat_weight * loss_fake
+            _backward(
+                loss + loss_copycat, self.net1, self.net2
+            )  # no weight is in both: what the other gives is detached
         self.net1.optimizer.step()
         self.net2.optimizer.step()
         right = (logits.argmax(1) == y).float().mean()

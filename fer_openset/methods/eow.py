@@ -127,7 +127,7 @@ def draw_samples(net, buffer, settings, device, generator):
     fresh = torch.rand(len(where), generator=generator, device=buffer.device) < settings.restart
     start = new_features((len(where), *buffer.shape[1:]), settings.start_range, generator)
     start = torch.where(fresh.view(-1, 1, 1, 1), start, buffer[where])
-    with evaluating(net, frozen=True), same_weights():
+    with evaluating(net, frozen=True), same_weights(net):
         samples = langevin(net, start, settings, device, generator)
     buffer[where] = samples
     return samples

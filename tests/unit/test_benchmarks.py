@@ -264,18 +264,19 @@ def test_the_convolutions_that_are_timed_do_the_same(monkeypatch, capsys):
     torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-2)
     theirs, ours = convolutions.first_passes(20, 4)["weight gradient"]  # each of three equal channels gets the sum
     torch.testing.assert_close(first(ours()), first(theirs()), rtol=1e-3, atol=1e-2)
-    for taps, channels, size in convolutions.STRIDED[1:3]:  # with few channels the library writes beyond its memory
-        for theirs, ours in convolutions.strided_passes(taps, channels // 2, size, 4).values():
+    # Not with few channels: from 4 to 8, 12 x 12 pixels, one tap, torch 2.15 writes beyond its memory.
+    for taps, channels, size in ((3, 128, 3), (1, 64, 12)):
+        for theirs, ours in convolutions.strided_passes(taps, channels, size, 4).values():
             mine, other = ours(), theirs()
             assert isinstance(mine, tuple) == isinstance(other, tuple)
             pairs = zip(mine, other[:2], strict=True) if isinstance(mine, tuple) else [(mine, other)]
             for one, two in pairs:
                 torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-2)
-    monkeypatch.setattr(convolutions, "STRIDED", ((1, 32, 3),))
+    monkeypatch.setattr(convolutions, "STRIDED", ((1, 128, 3),))
     monkeypatch.setattr(convolutions, "MAPS", ((32, 4),))
     monkeypatch.setattr(convolutions, "IMAGES", (16,))
     monkeypatch.setattr(convolutions, "fastest", lambda work, seconds=0: work() is None)
     assert convolutions.main(["--batch", "2"]) == 0 and "32, 4 x 4" in (told := capsys.readouterr().out)
-    assert "32 to 64, 3 x 3, stride 2, 1 x 1 taps" in told
+    assert "128 to 256, 3 x 3, stride 2, 1 x 1 taps" in told
     monkeypatch.setattr(kernels, "library", lambda: None)
     assert convolutions.main([]) == 1 and "needs g++" in capsys.readouterr().err

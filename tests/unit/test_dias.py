@@ -1,6 +1,7 @@
 """DIAS on planted data: fakes get near-uniform predictions, real images stay known, and the real norms stay clean."""
 
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from rounding import needs_kernel, packs
 from tiny import CPU, SmallNet, killed_at_call, tiny_dataset
 from torch import nn
 
@@ -458,3 +460,23 @@ def test_a_network_without_stages_is_refused_before_anything_trains(tmp_path):
     with pytest.raises(UserError, match="timm:resnet10t does not name; take resnet18 or resnet50"):
         dias(task, settings_of(backbone="timm:resnet10t"))
     assert not list(tmp_path.iterdir())
+
+
+@needs_kernel
+def test_forms_of_weights_that_are_kept_for_a_step_change_no_number(tmp_path, monkeypatch):
+    """A weight that changed between two passes, its old form in use, would show here."""
+    monkeypatch.setattr(module, "new_net", new_net)
+    done, found = packs(monkeypatch), []
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr(module, "same_weights", lambda net: nullcontext())
+        simulator, rows = simulator_of(planted(tmp_path)[0], settings_of(backbone="resnet18", image_size=48))
+        for learner in simulator.learners:
+            learner.net.train()
+        for step in (simulator.gan_step, simulator.copycat_step) * 2:
+            step(rows[:8], torch.Generator().manual_seed(0), 0)
+        found.append((simulator, len(done)))
+    (ours, n), (plain, both) = found
+    assert 0 < n < both - n
+    for mine, other in zip(ours.learners, plain.learners, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.net.parameters(), other.net.parameters(), strict=True))

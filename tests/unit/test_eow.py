@@ -1,5 +1,6 @@
 """EOW on planted data: samples go downhill in energy, training calls them class K+1, statistics never see them."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rounding import needs_kernel, packs
 from tiny import CPU, killed_at_call, late_net, open_set_task, shuffled, tiny_dataset
 
 from fer_openset import metrics
@@ -278,3 +280,16 @@ def test_an_f_close_of_another_backbone_is_refused(tmp_path, monkeypatch):
     task = Task(**{**vars(task), "f_close": f_close})
     with pytest.raises(UserError, match="eow: the weights of f_close do not fit resnet50"):
         eow(task, settings_of(init="f_close", backbone="resnet50"))
+
+
+@needs_kernel
+def test_a_chain_brings_each_weight_into_form_once_for_each_direction(monkeypatch):
+    net, settings = CPU.place(new_net("resnet18", 4, 0, zero_head=False)).train(), settings_of(sgld_steps=3)
+    done, chains = packs(monkeypatch), []
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr(module, "same_weights", lambda net: nullcontext())
+        buffer = torch.rand(40, 256, 3, 3, generator=generator())
+        chains.append((draw_samples(net, buffer, settings, CPU, generator()), len(done)))
+    (ours, n), (plain, both) = chains
+    assert torch.equal(ours, plain) and 0 < n == (both - n) / 3

@@ -98,7 +98,9 @@ def test_pools_with_runs_of_several_f_close_are_told():
     one = frame({}, {"method": "energy"}, {"seed": 1, "f_close": ""}, {"dataset": "rafdb", "f_close": "b"})
     assert report.mixed_pools(one) == [] and report.mixed_pools(one[:0]) == []
     (told,) = report.mixed_pools(frame({}, {"method": "energy", "f_close": ""}, {"method": "odin", "f_close": ""}))
-    assert told == "ferplus paper surprise 0: runs from 2 f_close: 0e1234567890 (1 runs), not recorded (2 runs)."
+    assert (
+        told == "ferplus paper surprise 0: not all from one f_close: one not recorded (2 runs), 0e1234567890 (1 runs)."
+    )
 
 
 def test_new_rows_replace_committed_ones_by_key():

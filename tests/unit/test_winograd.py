@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from rounding import needs_kernel, off_by, same_bits
+from rounding import needs_kernel, off_by, packs, same_bits
 
 from fer_openset import kernels, winograd
 from fer_openset.convolution import Conv3x3
@@ -165,13 +165,6 @@ def test_a_number_that_is_none_is_not_hidden():
     assert winograd.convolve(x, weight).isnan().any()
 
 
-def packs(monkeypatch):
-    """A list that grows by one at each weight brought into form."""
-    done, pack = [], kernels.library().winograd_pack
-    monkeypatch.setattr(kernels.library(), "winograd_pack", lambda *given: done.append(given) or pack(*given))
-    return done
-
-
 def twice(x, weight):
     """The sum of two passes' results, and its gradients."""
     y = winograd.convolve(x, weight) + winograd.convolve(2 * x, weight)
@@ -182,34 +175,36 @@ def twice(x, weight):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_same_weights_are_brought_into_form_once_for_each_direction(monkeypatch, frozen):
     done = packs(monkeypatch)
-    x, weight, _ = problem(8, 32, 32, 12)
-    x.requires_grad_(), weight.requires_grad_(not frozen)
-    plain_way = twice(x, weight)
+    x, (conv, other) = problem(8, 32, 32, 12)[0].requires_grad_(), (Conv3x3(32, 32, 1) for _ in range(2))
+    conv.requires_grad_(not frozen)
+    plain_way = twice(x, conv.weight)
     assert len(done) == 4
-    with winograd.same_weights():
-        kept = twice(x, weight)
-        with winograd.same_weights():
-            again = twice(x, weight)
-    assert len(done) == 6 and winograd._kept is None
+    with winograd.same_weights(conv):
+        kept = twice(x, conv.weight)
+        assert len(done) == 6
+        with winograd.same_weights(other):
+            twice(x, conv.weight)
+        assert len(done) == 10
+        again = twice(x, conv.weight)
+    assert len(done) == 10 and winograd._kept is None
     for found in (kept, again):
         assert all(torch.equal(a, b) for a, b in zip(found, plain_way, strict=True))
 
 
 @needs_kernel
 def test_a_weight_that_changed_is_brought_into_form_again_after_the_end():
-    x, weight, _ = problem(8, 32, 32, 12)
-    weight = torch.nn.Parameter(weight)
-    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
-    with winograd.same_weights():
-        winograd.convolve(x, weight).sum().backward()
+    x, conv = problem(8, 32, 32, 12)[0], Conv3x3(32, 32, 1)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1, fused=True)
+    with winograd.same_weights(conv):
+        conv(x).sum().backward()
         optimizer.step()
-    with winograd.same_weights():
-        assert torch.equal(winograd.convolve(x, weight), winograd.convolve(x, weight.detach().clone()))
+    with winograd.same_weights(conv):
+        assert torch.equal(conv(x), winograd.convolve(x, conv.weight.detach().clone()))
 
 
 @needs_kernel
 def test_same_weights_end_with_an_error_too():
-    with pytest.raises(ZeroDivisionError), winograd.same_weights():
+    with pytest.raises(ZeroDivisionError), winograd.same_weights(Conv3x3(32, 32, 1)):
         1 / 0  # noqa: B018
     assert winograd._kept is None
 
