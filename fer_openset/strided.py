@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 LARGEST_1X1 = 16  # pixels a side: measured, on larger maps the library is as fast
-OUTPUT_3X3 = 2  # pixels a side: measured, to 3 x 3 and more the library is as fast
+OUTPUT_3X3, FEWEST_3X3 = 2, 8  # pixels a side, images: measured, with more pixels or fewer images the library wins
 
 
 class Conv1x1(nn.Conv2d):
@@ -34,7 +34,7 @@ class Conv1x1(nn.Conv2d):
 
 def fits(x, weight):
     """Whether `convolve` is the faster way for a 3 x 3 convolution of stride 2 and padding 1 over x (N, C, S, S)."""
-    return -(-x.shape[2] // 2) == OUTPUT_3X3 and _plain(x, weight)
+    return len(x) >= FEWEST_3X3 and -(-x.shape[2] // 2) == OUTPUT_3X3 and _plain(x, weight)
 
 
 def convolve(x, weight):
