@@ -13,11 +13,10 @@ from fer_openset.convolution import Conv3x3
 from fer_openset.device import pick_device
 
 MAPS = ((64, 28), (64, 16), (64, 12), (128, 14), (128, 8), (128, 6), (256, 7), (256, 4), (256, 3), (512, 4), (512, 2))
-# taps a side, channels, pixels a side; the first of one tap is larger than what is taken over
-STRIDED = (
-    *((3, 256, 4), (3, 256, 3)),
-    *((1, 64, 28), (1, 64, 16), (1, 64, 12), (1, 128, 8), (1, 128, 6), (1, 256, 7), (1, 256, 4), (1, 256, 3)),
-)
+STRIDED = (  # taps a side, channels, pixels a side; the first of one tap is larger than what is taken over
+    (3, 256, 4), (3, 256, 3),
+    (1, 64, 28), (1, 64, 16), (1, 64, 12), (1, 128, 8), (1, 128, 6), (1, 256, 7), (1, 256, 4), (1, 256, 3),
+)  # fmt: skip
 PASSES = ("forward", "input gradient", "weight gradient", "both gradients")
 IMAGES = (112, 64, 48)  # pixels a side, for the first convolution
 BACKWARD = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
@@ -52,7 +51,7 @@ def passes(channels, size, batch):
 def first_passes(size, batch):
     """The same for a ResNet's first convolution over grey images; the library's gets three equal channels."""
     grey_images = torch.randn(batch, 1, size, size)
-    x = grey_images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    x = grey.three_channels(grey_images)
     weight = torch.randn(64, 3, 7, 7).to(memory_format=torch.channels_last).requires_grad_()
     fixed, y = weight.detach(), grey.convolve(grey_images, weight)
     grad = torch.randn(y.shape).to(memory_format=torch.channels_last)

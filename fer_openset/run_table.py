@@ -134,14 +134,13 @@ def write_tables(runs_dir=None, path=None):
 
 def _read_row(path):
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))["row"]
-        keys = set(row)
+        row = {"f_close": "", **json.loads(path.read_text(encoding="utf-8"))["row"]}  # earlier versions do not tell it
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a finished run ({error!r}); delete its folder and run it again.") from None
-    if keys | {"f_close"} != set(RUN_COLUMNS):
-        odd = ", ".join(sorted((keys | {"f_close"}) ^ set(RUN_COLUMNS)))
+    if set(row) != set(RUN_COLUMNS):
+        odd = ", ".join(sorted(set(row) ^ set(RUN_COLUMNS)))
         raise UserError(f"{path}: the row has other columns than runs.csv ({odd}); delete its folder and run it again.")
-    return {"f_close": "", **row}  # runs of earlier versions do not tell
+    return row
 
 
 def read_csv(path):

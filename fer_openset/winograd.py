@@ -122,17 +122,14 @@ def _apply(x, weight, turned):
 
 def _packed(weight, form, turned):
     """The weight in its form, from `same_weights` where it is known there."""
-    kept = (_kept or {}).get(weight.data_ptr())
-    if kept and (form, turned) in kept:
-        return kept[form, turned]
-    kernel, (outputs, inputs) = kernels.library(), weight.shape[:2]
-    lying = weight.contiguous(memory_format=torch.channels_last)
-    packed = torch.empty(kernel.winograd_packed(form, *((outputs, inputs) if turned else (inputs, outputs))))
-    pointers = (lying.data_ptr(), packed.data_ptr())
-    kernel.winograd_pack(pointers[0], form, inputs, outputs, turned, pointers[1], torch.get_num_threads())
-    if kept is not None:
+    kept = (_kept or {}).get(weight.data_ptr(), {})  # a new one is thrown away: nothing is kept
+    if (form, turned) not in kept:
+        kernel, threads = kernels.library(), torch.get_num_threads()
+        lying, (outputs, inputs) = weight.contiguous(memory_format=torch.channels_last), weight.shape[:2]
+        packed = torch.empty(kernel.winograd_packed(form, *((outputs, inputs) if turned else (inputs, outputs))))
+        kernel.winograd_pack(lying.data_ptr(), form, inputs, outputs, turned, packed.data_ptr(), threads)
         kept[form, turned] = packed
-    return packed
+    return kept[form, turned]
 
 
 def weight_gradient(x, grad):

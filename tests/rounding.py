@@ -13,6 +13,13 @@ def off_by(mine, exact):
     return float((mine.double() - exact).norm() / exact.norm())
 
 
+def passes(convolve, x, weight, grad):
+    """Output and both gradients."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    y = convolve(x, weight)
+    return y.detach(), *torch.autograd.grad(y, (x, weight), grad)
+
+
 def same_bits(work, threads):
     """Whether `work()`, a tuple of tensors, is the same to the bit with each of these numbers of threads."""
     before, found = torch.get_num_threads(), []

@@ -209,9 +209,8 @@ class Simulator:
             a = settings.copycat_smoothing
             loss_fake = (smoothed(fakes[0], y, a) + smoothed(fakes[1], y, a) + smoothed(fakes[2], y, 1.0)) / 3
             loss = F.cross_entropy(logits, y) + settings.copycat_weight * loss_fake
-            _backward(
-                loss + loss_copycat, self.net1, self.net2
-            )  # no weight is in both: what the other gives is detached
+            # No weight is in both losses: what the other network gives is detached.
+            _backward(loss + loss_copycat, self.net1, self.net2)
         self.net1.optimizer.step()
         self.net2.optimizer.step()
         right = (logits.argmax(1) == y).float().mean()

@@ -15,11 +15,8 @@ ROW = {
     **{"method": "msp", "variant": "default", "seed": 0, "n_known": 3075, "n_open": 4006},
     **{"auroc": 0.669123456789, "auroc_lo": 0.65, "auroc_hi": 0.68, "fpr_at_tpr95": 0.9, "fpr_at_tpr95_open": 0.8},
     **{"aupr_open": 0.7, "oscr": 0.6, "closed_accuracy": 0.8012345678, "seconds": 12.3456, "peak_mb": 901.26},
-    **{
-        "f_close": "0e1234567890",
-        "device": "cpu",
-        "commit": "12e4567",
-    },  # a commit that a careless reader takes for a number
+    **{"device": "cpu", "commit": "12e4567"},  # a commit that a careless reader takes for a number
+    "f_close": "0e1234567890",
 }
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from rounding import needs_kernel, off_by, packs, same_bits
+from rounding import needs_kernel, off_by, packs, passes, same_bits
 
 from fer_openset import kernels, winograd
 from fer_openset.convolution import Conv3x3
@@ -29,13 +29,6 @@ def problem(n, c, d, size):
     x = torch.randn(n, c, size, size).to(memory_format=torch.channels_last)
     weight = (torch.randn(d, c, 3, 3) / (9 * c) ** 0.5).to(memory_format=torch.channels_last)
     return x, weight, torch.randn(n, d, size, size)
-
-
-def passes(convolve, x, weight, grad):
-    """Output and both gradients."""
-    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    y = convolve(x, weight)
-    return y.detach(), *torch.autograd.grad(y, (x, weight), grad)
 
 
 def plain(x, weight):
