@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fer_openset import kernels, winograd
+from fer_openset import kernels
 from fer_openset.settings import thread_count
 
 
@@ -26,8 +26,8 @@ class Device:
     def arithmetic(self):
         """In words: bfloat16 or float32, and whether most convolutions are Winograd's (`winograd`)."""
         precision = "float32" if self.amp is None else str(self.amp).removeprefix("torch.")
-        on_cpu = self.torch_device.type == "cpu" and (self.amp is None or winograd.bf16_pays())
-        return f"{precision}, Winograd's convolutions" if on_cpu and kernels.library() else precision
+        ours = self.torch_device.type == "cpu" and self.amp is None and kernels.library()
+        return f"{precision}, Winograd's convolutions" if ours else precision
 
     def autocast(self):
         """Context in which networks run: bf16 autocast where the hardware multiplies in bf16, else float32."""

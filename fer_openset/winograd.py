@@ -6,13 +6,11 @@ processor's peak, so less time means fewer multiplications. Measured (two AVX2 c
 both gradients): 2.4 times as fast on 64 channels of 16 x 16 pixels, 2.6 times on 128 of 8 x 8. The result differs from
 the library's by rounding, up to 2e-5 of its length.
 
-bf16 maps are multiplied in float32. A processor's vectors hold twice as many bf16 numbers, so where these are all that
-multiplies in bf16 (AVX-512, no AMX), Winograd's saving is still the larger one on most maps. That is counted; no such
-machine was at hand to measure it.
+Under bf16 autocast the library's kernels are used. Its bf16 products are twice as fast as float32 ones, and bringing
+maps into form costs the rest of what this saves (measured on AVX-512: no faster in a training step of any size).
 """
 
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
@@ -23,7 +21,6 @@ BLOCK, BLOCK_OF_SMALL, GRADIENT_BLOCK = 24, 64, 192  # tiles at a time: measured
 # have: with fewer, bringing the weights into form costs more than it saves (measured; LARGE ones leave the cache).
 FEWEST_SAVED, FEWEST_SAVED_IF_LARGE, FEWEST_SMALL = 45, 140, 8
 LARGE = 512 * 512  # pairs of channels
-BF16_GAIN = 2.2  # how much faster products of bf16 vectors are than of float32 ones, measured
 
 TILES4, TILES3, MAP2 = range(3)  # the forms, as in winograd.cpp
 POINTS = (36, 25, 9)
@@ -44,24 +41,20 @@ def form_for(size):
 def fits(x, weight):
     """Whether `convolve` is the faster way for this input: enough square maps on the CPU, and the kernel is there."""
     n, channels, height, width = x.shape
-    if x.device.type != "cpu" or height != width or height < 2 or weight.dtype != torch.float32:
+    if x.device.type != "cpu" or height != width or height < 2 or not x.dtype == weight.dtype == torch.float32:
         return False
     (form, ours), direct = form_for(height), 9 * height**2
     fewest = FEWEST_SAVED if channels * weight.shape[0] < LARGE else FEWEST_SAVED_IF_LARGE
     if n < FEWEST_SMALL if form == MAP2 else n * (direct - ours) < fewest * POINTS[form]:
         return False
-    if x.dtype == torch.bfloat16 and (form == MAP2 or ours * BF16_GAIN > 0.9 * direct or not bf16_pays()):
-        return False
     kernel = kernels.library()
-    serves = kernel is not None and x.dtype in kernel.convolve
-    return serves and channels % kernel.panel == 0 and weight.shape[0] % kernel.panel == 0
+    return kernel is not None and channels % kernel.panel == 0 and weight.shape[0] % kernel.panel == 0
 
 
 def convolve(x, weight):
     """A 3 x 3 convolution with stride 1 and padding 1, with gradients. Call it where `fits` says so.
 
-    Shapes: x (N, C, S, S) float32 or bfloat16, weight (D, C, 3, 3) float32 -> (N, D, S, S) of the type of x, channels
-    last; the gradient of the weight is float32.
+    Shapes: x (N, C, S, S), weight (D, C, 3, 3), both float32 -> (N, D, S, S), channels last.
     """
     return _Convolution.apply(x, weight)
 
@@ -113,10 +106,10 @@ def _apply(x, weight, turned):
     (n, c, size, _), (outputs, inputs) = x.shape, weight.shape[:2]
     d, form = inputs if turned else outputs, form_for(size)[0]
     packed = _packed(weight, form, turned)
-    y = torch.empty((n, d, size, size), dtype=x.dtype, memory_format=torch.channels_last)
+    y = torch.empty((n, d, size, size), memory_format=torch.channels_last)
     pointers = (x.data_ptr(), packed.data_ptr(), y.data_ptr())
     block = BLOCK_OF_SMALL if form == MAP2 else BLOCK
-    kernels.need_memory(kernel.convolve[x.dtype](*pointers, form, n, size, c, d, block, threads))
+    kernels.need_memory(kernel.winograd_convolve(*pointers, form, n, size, c, d, block, threads))
     return y
 
 
@@ -138,12 +131,6 @@ def weight_gradient(x, grad):
     weight, form = torch.empty((d, c, 3, 3), memory_format=torch.channels_last), form_for(size)[0]
     pointers = (x.data_ptr(), grad.data_ptr(), weight.data_ptr())
     kernel, threads = kernels.library(), torch.get_num_threads()
-    failed = kernel.weight_gradient[x.dtype](*pointers, form, n, size, c, d, GRADIENT_BLOCK, threads)
+    failed = kernel.winograd_weight_gradient(*pointers, form, n, size, c, d, GRADIENT_BLOCK, threads)
     kernels.need_memory(failed)
     return weight
-
-
-@cache
-def bf16_pays():
-    """Whether float32 products after Winograd beat this processor's bf16 products: not where it has AMX for these."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()

@@ -27,10 +27,7 @@ FLAGS = {"AVX2": ("-DKERNEL_LANES=8", "-mavx2", "-mfma"), "AVX512": ("-DKERNEL_L
 
 @cache
 def library():
-    """The compiled kernels, or None where they cannot be had.
-
-    `panel`: how many channels they take at a time; `convolve` and `weight_gradient` by the type of the maps.
-    """
+    """The compiled kernels, or None where they cannot be had. `panel`: how many channels they take at a time."""
     flags = FLAGS.get(torch.backends.cpu.get_cpu_capability())
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     linux = platform.system() == "Linux"  # elsewhere another OpenMP than torch's would be loaded
@@ -72,12 +69,7 @@ def _loaded(path):
     pointer, number = ctypes.c_void_p, ctypes.c_int
     found.winograd_packed.argtypes, found.winograd_packed.restype = [number] * 3, ctypes.c_long
     found.winograd_pack.argtypes = [pointer, number, number, number, number, pointer, number]
-    found.convolve = {torch.float32: found.winograd_convolve, torch.bfloat16: found.winograd_convolve_bf16}
-    found.weight_gradient = {
-        torch.float32: found.winograd_weight_gradient,
-        torch.bfloat16: found.winograd_weight_gradient_bf16,
-    }
-    for function in (*found.convolve.values(), *found.weight_gradient.values()):
+    for function in (found.winograd_convolve, found.winograd_weight_gradient):
         function.argtypes, function.restype = [pointer] * 3 + [number] * 7, number
     for function in (found.grey_convolve, found.grey_gradient):
         function.argtypes, function.restype = [pointer] * 3 + [number] * 4, number

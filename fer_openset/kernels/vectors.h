@@ -12,23 +12,9 @@ constexpr int kRows = 6;                // its rows: with two vectors each, twel
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
-typedef uint16_t Halves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-
-struct Bfloat16 {  // the upper half of a float
-  uint16_t bits;
-};
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
-
-inline Vec load(const Bfloat16* p) {
-  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Bits) << 16);
-}
-
-inline void store(Bfloat16* p, Vec v) {  // to the nearest, ties to even; what is no number stays none
-  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  *reinterpret_cast<Halves*>(p) = __builtin_convertvector(v == v ? rounded : rounded * 0 + 0x7fc0, Halves);
-}
 
 inline Vec all(float value) { return value - Vec{}; }  // minus zero changes nothing, so the compiler drops it
 

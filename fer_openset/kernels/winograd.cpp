@@ -1,5 +1,4 @@
-// 3 x 3 convolutions, stride 1, padding 1, of channels-last maps, with fewer multiplications. Maps and their gradients
-// are float32 or bfloat16, taps and all arithmetic float32.
+// 3 x 3 convolutions, stride 1, padding 1, of channels-last maps, with fewer multiplications, float32.
 //
 // Input tiles and taps are brought into a form (forms.h) in which a convolution is a number of plain matrix products
 // over the channels, and the products out of it; tiles in blocks that stay in the cache. Called by ../winograd.py.
@@ -31,8 +30,8 @@ struct Map {  // a batch of channels-last maps, `across` x `across` tiles each
 
 // Tiles of kTile x kTile pixels, which begin kBefore before their output pixels, into one matrix (count, channels) for
 // each point of the form, `step` floats apart; zero outside the map.
-template <class Form, int kTile, int kBefore, Transform transform, class Value>
-void into_form(const Value* x, const Map& map, int first, int count, float* block, long step) {
+template <class Form, int kTile, int kBefore, Transform transform>
+void into_form(const float* x, const Map& map, int first, int count, float* block, long step) {
   constexpr int kPoints = Form::kPoints;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
@@ -52,8 +51,8 @@ void into_form(const Value* x, const Map& map, int first, int count, float* bloc
   }
 }
 
-template <class Form, class Value>
-void out_of_form(const float* block, long step, const Map& map, int first, int count, Value* y) {
+template <class Form>
+void out_of_form(const float* block, long step, const Map& map, int first, int count, float* y) {
   constexpr int kPoints = Form::kPoints, kPixels = Form::kPixels;
   const int per_image = map.across * map.across;
   for (int t = 0; t < count; ++t) {
@@ -116,8 +115,8 @@ void pack_turned(const float* weight, int inputs, int outputs, float* packed, in
 }
 
 // x (images, size, size, inputs), packed taps -> y (images, size, size, outputs). Returns 0, or 1 without memory.
-template <class Form, class Value>
-int convolve(const Value* x, const float* packed, Value* y, int images, int size, int inputs, int outputs, int block,
+template <class Form>
+int convolve(const float* x, const float* packed, float* y, int images, int size, int inputs, int outputs, int block,
              int threads) {
   constexpr int kPoints = Form::kPoints;
   const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
@@ -147,8 +146,8 @@ int convolve(const Value* x, const float* packed, Value* y, int images, int size
 
 // x (images, size, size, inputs), gradient (images, size, size, outputs) -> weight (outputs, 3, 3, inputs): its
 // gradient. Returns 0, or 1 without memory.
-template <class Form, class Value>
-int weight_gradient(const Value* x, const Value* gradient, float* weight, int images, int size, int inputs, int outputs,
+template <class Form>
+int weight_gradient(const float* x, const float* gradient, float* weight, int images, int size, int inputs, int outputs,
                   int block, int threads) {
   constexpr int kPoints = Form::kPoints;
   const int across = (size + Form::kPixels - 1) / Form::kPixels, tiles = images * across * across;
@@ -230,18 +229,8 @@ int winograd_convolve(const float* x, const float* packed, float* y, int form, i
   return convolve_in(form, x, packed, y, images, size, inputs, outputs, block, threads);
 }
 
-int winograd_convolve_bf16(const Bfloat16* x, const float* packed, Bfloat16* y, int form, int images, int size,
-                           int inputs, int outputs, int block, int threads) {
-  return convolve_in(form, x, packed, y, images, size, inputs, outputs, block, threads);
-}
-
 int winograd_weight_gradient(const float* x, const float* gradient, float* weight, int form, int images, int size,
                              int inputs, int outputs, int block, int threads) {
-  return weight_gradient_in(form, x, gradient, weight, images, size, inputs, outputs, block, threads);
-}
-
-int winograd_weight_gradient_bf16(const Bfloat16* x, const Bfloat16* gradient, float* weight, int form, int images,
-                                  int size, int inputs, int outputs, int block, int threads) {
   return weight_gradient_in(form, x, gradient, weight, images, size, inputs, outputs, block, threads);
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_openset import kernels, winograd
+from fer_openset import kernels
 from fer_openset.device import Device, give_back_memory
 
 
@@ -15,10 +15,7 @@ def test_the_arithmetic_is_named(monkeypatch):
     cpu, half = Device(torch.device("cpu"), None, "cpu"), Device(torch.device("cpu"), torch.bfloat16, "cpu")
     gpu = Device(torch.device("cuda"), torch.bfloat16, "a GPU")
     monkeypatch.setattr(kernels, "library", lambda: object())
-    monkeypatch.setattr(winograd, "bf16_pays", lambda: False)
     assert [d.arithmetic for d in (cpu, half, gpu)] == ["float32, Winograd's convolutions", "bfloat16", "bfloat16"]
-    monkeypatch.setattr(winograd, "bf16_pays", lambda: True)
-    assert [d.arithmetic for d in (half, gpu)] == ["bfloat16, Winograd's convolutions", "bfloat16"]
     monkeypatch.setattr(kernels, "library", lambda: None)
     assert [d.arithmetic for d in (cpu, half)] == ["float32", "bfloat16"]
 
