@@ -188,10 +188,16 @@ def _one_epoch(learner, loss_of, rows, settings, device, seed, epoch, label, tic
 def _descend(learner, result):
     """One optimiser step down a loss. Returns: what to log."""
     loss, parts = result if isinstance(result, tuple) else (result, {})
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=True)  # what `loss_of` may have left there
     loss.backward()
-    learner.optimizer.step()
+    take_step(learner)
     return {"loss": loss, **parts}
+
+
+def take_step(learner):
+    """Step by the network's gradients and let go of them: memory is tightest in a forward pass, which needs none."""
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
 
 
 def _check_weights(learners, settings, epoch, label):
@@ -218,8 +224,12 @@ def _save(learners, folder, run, extra, history):
 
 
 def training_seconds(folder):
-    """How long the epochs took that this folder and those within it know of, in one session or several; 0 if none."""
-    tables = [pd.read_csv(path) for path in Path(folder).rglob("history.csv")]
+    """How long the epochs took that this folder and those within it know of, in one session or several; 0 if none.
+
+    A history that lies there twice, as when the first round of pool_novelty is its last one too, counts once.
+    """
+    found = {path.read_bytes(): path for path in Path(folder).rglob("history.csv")}
+    tables = [pd.read_csv(path) for path in found.values()]
     return float(sum(table.groupby("epoch")["seconds"].first().sum() for table in tables))
 
 

@@ -19,7 +19,7 @@ from fer_openset.augment import AugmentSettings, SizeSettings, normalise, resize
 from fer_openset.backbones import TIMM, copy_weights, layout_of, new_net
 from fer_openset.closed_set import batch_of, data_digest, predict
 from fer_openset.errors import UserError
-from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
+from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed, take_step
 from fer_openset.methods.gan import gan_optimizer, new_gan
 from fer_openset.methods.predictions import write_predictions
 from fer_openset.methods.two_norms import BORROWED, FAKE, norms, split_norms
@@ -171,8 +171,8 @@ class Simulator:
         self.generator.optimizer.zero_grad(set_to_none=True)
         # net2's gradient on the fakes, turned round: what makes net2 less undecided.
         torch.autograd.backward([loss_g, fakes], [None, -seen.grad], inputs=list(self.generator.net.parameters()))
-        self.generator.optimizer.step()
-        self.net2.optimizer.step()
+        take_step(self.generator)
+        take_step(self.net2)
         right = (logits.argmax(1) == y).float().mean()
         return {"loss": loss, "train_accuracy": right, "loss_fake": loss_fake, "loss_d": loss_d, "loss_g": loss_g,
                 "told_apart": told}  # fmt: skip
@@ -189,7 +189,7 @@ class Simulator:
         loss = (F.binary_cross_entropy_with_logits(of_real, torch.ones_like(of_real))
                 + F.binary_cross_entropy_with_logits(of_fake, torch.zeros_like(of_fake)))  # fmt: skip
         _backward(loss, self.discriminator)
-        self.discriminator.optimizer.step()
+        take_step(self.discriminator)
         return loss, ((of_real > 0).float().mean() + (of_fake <= 0).float().mean()) / 2
 
     def copycat_step(self, rows, generator, epoch):
@@ -211,8 +211,8 @@ class Simulator:
             loss = F.cross_entropy(logits, y) + settings.copycat_weight * loss_fake
             # No weight is in both losses: what the other network gives is detached.
             _backward(loss + loss_copycat, self.net1, self.net2)
-        self.net1.optimizer.step()
-        self.net2.optimizer.step()
+        take_step(self.net1)
+        take_step(self.net2)
         right = (logits.argmax(1) == y).float().mean()
         return {"loss": loss, "train_accuracy": right, "loss_fake": loss_fake, "loss_copycat": loss_copycat,
                 "distance": distance}  # fmt: skip

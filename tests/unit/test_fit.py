@@ -19,7 +19,7 @@ from fer_openset import fit as module
 from fer_openset.backbones import new_net
 from fer_openset.checkpoint import load_tensors
 from fer_openset.errors import UserError
-from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, rate_at, stream_seed
+from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, rate_at, stream_seed, training_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 6)).astype("float32"))
@@ -262,6 +262,40 @@ def test_a_last_step_that_spoils_the_weights_stops_too(tmp_path):
     with pytest.raises(UserError, match="a weight became infinite or NaN in epoch 1"):
         run(tmp_path, settings=settings, loss=lambda net, rows, generator, epoch: net(X[rows]).mean() * 1e30)
     assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_no_gradients_are_held_during_a_forward_pass(tmp_path):
+    """They are as large as the network, and needed least where memory is tightest."""
+    settings, seen = settings_of(epochs=2), []
+    learners = [learner(settings, name) for name in ("one", "two")]
+
+    def watching(net, rows, generator, epoch):
+        seen.append([p.grad for x in learners for p in x.net.parameters()])
+        return loss_of(net, rows, generator, epoch)
+
+    run(tmp_path, learners, settings, loss=watching)
+    assert len(seen) == 2 * 2 * 6
+    assert all(grad is None for grads in seen for grad in grads)
+
+
+def test_what_the_loss_leaves_in_the_gradients_is_not_learned(tmp_path):
+    def leaving(net, rows, generator, epoch):
+        net[0].weight.grad = torch.full_like(net[0].weight, 1e3)
+        return loss_of(net, rows, generator, epoch)
+
+    (left, _), (plain, _) = (run(tmp_path / name, loss=loss) for name, loss in (("a", leaving), ("b", loss_of)))
+    same(left, plain)
+
+
+def test_the_seconds_of_a_training_are_those_of_its_histories_a_copy_counting_once(tmp_path):
+    assert training_seconds(tmp_path) == 0
+    for name, seconds in (("round1", [1.5, 2.0]), (".", [3.0, 4.25])):
+        (tmp_path / name).mkdir(exist_ok=True)
+        table = pd.DataFrame({"epoch": [1, 1, 2, 2], "learner": ["a", "b"] * 2, "seconds": np.repeat(seconds, 2)})
+        table.to_csv(tmp_path / name / "history.csv", index=False)
+    assert training_seconds(tmp_path) == 10.75
+    (tmp_path / "history.csv").write_bytes((tmp_path / "round1/history.csv").read_bytes())
+    assert training_seconds(tmp_path) == 3.5
 
 
 def turns(settings, spoil=None):
