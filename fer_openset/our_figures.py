@@ -107,13 +107,15 @@ def oracle_heatmap(auroc, reached):
     (white) where the oracle did not run.
     """
     rows, columns = auroc.shape
-    figure, [[ax]] = new_axes(min(PAGE, 2.6 + 0.75 * columns), 1.0 + 0.21 * rows)
+    width = 2.6 + 0.75 * columns
+    figure, [[ax]] = new_axes(min(PAGE, width), 1.0 + 0.21 * rows)
     shown = ax.imshow(np.ma.masked_invalid(reached.to_numpy(float)), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(auroc.to_numpy(float)):
         share = reached.iat[row, column]
         text = "" if np.isnan(value) else f"{value:.3f}"
         ax.text(column, row, text, ha="center", va="center", color="white" if share < 0.5 else "black")
-    ax.set_xticks(range(columns), [name.replace("+", "+\n") for name in auroc.columns])
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if width > PAGE else {}  # or names collide
+    ax.set_xticks(range(columns), [name.replace("+", "+\n") for name in auroc.columns], **slanted)
     ax.set_yticks(range(rows), list(auroc.index))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
