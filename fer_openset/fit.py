@@ -224,12 +224,8 @@ def _save(learners, folder, run, extra, history):
 
 
 def training_seconds(folder):
-    """How long the epochs took that this folder and those within it know of, in one session or several; 0 if none.
-
-    A history that lies there twice, as when the first round of pool_novelty is its last one too, counts once.
-    """
-    found = {path.read_bytes(): path for path in Path(folder).rglob("history.csv")}
-    tables = [pd.read_csv(path) for path in found.values()]
+    """How long the epochs took that this folder and those within it know of, in one session or several; 0 if none."""
+    tables = [pd.read_csv(path) for path in Path(folder).rglob("history.csv")]
     return float(sum(table.groupby("epoch")["seconds"].first().sum() for table in tables))
 
 

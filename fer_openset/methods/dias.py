@@ -166,9 +166,8 @@ class Simulator:
                 passed = self.discriminator.net(fakes)
             loss_real, loss_fake = F.cross_entropy(logits, y), smoothed(of_fakes, y, 1.0)
             loss = loss_real + settings.gan_weight * loss_fake
-            _backward(loss, self.net2)
+            loss.backward()
         loss_g = F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed))
-        self.generator.optimizer.zero_grad(set_to_none=True)
         # net2's gradient on the fakes, turned round: what makes net2 less undecided.
         torch.autograd.backward([loss_g, fakes], [None, -seen.grad], inputs=list(self.generator.net.parameters()))
         take_step(self.generator)
@@ -188,7 +187,7 @@ class Simulator:
             of_real, of_fake = self.discriminator.net(real), self.discriminator.net(fake)
         loss = (F.binary_cross_entropy_with_logits(of_real, torch.ones_like(of_real))
                 + F.binary_cross_entropy_with_logits(of_fake, torch.zeros_like(of_fake)))  # fmt: skip
-        _backward(loss, self.discriminator)
+        loss.backward()
         take_step(self.discriminator)
         return loss, ((of_real > 0).float().mean() + (of_fake <= 0).float().mean()) / 2
 
@@ -210,7 +209,7 @@ class Simulator:
             loss_fake = (smoothed(fakes[0], y, a) + smoothed(fakes[1], y, a) + smoothed(fakes[2], y, 1.0)) / 3
             loss = F.cross_entropy(logits, y) + settings.copycat_weight * loss_fake
             # No weight is in both losses: what the other network gives is detached.
-            _backward(loss + loss_copycat, self.net1, self.net2)
+            (loss + loss_copycat).backward()
         take_step(self.net1)
         take_step(self.net2)
         right = (logits.argmax(1) == y).float().mean()
@@ -230,12 +229,6 @@ def staged(net, x):
     first = net.until(x, 1)
     second = net.since(first, 1, 2)
     return first, second, net.since(second, 2)
-
-
-def _backward(loss, *learners):
-    for learner in learners:
-        learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
 
 
 def _share_rate(source, target):

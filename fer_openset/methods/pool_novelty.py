@@ -105,9 +105,10 @@ def _before_last_round(task, settings):
         chance = chance_open(scores, known, share)
         if chance is None:
             print(f"{name}: {share:.1%} of {len(scores)} images look open, too few for another round", flush=True)
-            for file in ("checkpoint.safetensors", "history.csv"):  # this round is the last one, and done
-                with atomic.atomic_path(task.folder / file) as copy:  # a copy: the method run again finds the round
-                    shutil.copyfile(within.folder / file, copy)
+            first, last = (x.folder / "checkpoint.safetensors" for x in (within, task))
+            with atomic.atomic_path(last) as copy:  # this round is the last one, and done
+                shutil.copyfile(first, copy)  # not moved: the method run again finds the round
+            (task.folder / "history.csv").unlink(missing_ok=True)  # an older training's; this one's lies with its round
             return [], None
         found.append(scores)
         drawn = (chance**2).sum() / chance.sum()

@@ -228,13 +228,6 @@ def test_a_mistake_in_an_ablation_is_one_sentence(write, ablations, text, change
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-AS_IT_IS = {
-    ("controls", "paper"): ["from_scratch"],
-    ("pool_novelty_folds", "cpu"): ["rounds_3"],
-    ("pool_novelty_folds", "paper"): ["rounds_3"],
-}
-
-
 @pytest.mark.parametrize("name", sets.ablation_names())
 @pytest.mark.parametrize("preset", ["demo", "cpu", "paper"])
 def test_every_set_of_the_repository_changes_valid_settings(name, preset):
@@ -245,7 +238,7 @@ def test_every_set_of_the_repository_changes_valid_settings(name, preset):
     found = {v: method_settings(ablation.method, preset, changes) for v, changes in ablation.in_preset(preset).items()}
     assert len({s.model_dump_json() for s in found.values()}) == len(found)
     same = [variant for variant, settings in found.items() if settings == plain]
-    assert same == AS_IT_IS.get((name, preset), [])
+    assert same == (["from_scratch"] if (name, preset) == ("controls", "paper") else [])
 
 
 @pytest.mark.parametrize("preset", ["smoke", "demo", "cpu", "paper"])

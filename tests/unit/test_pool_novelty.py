@@ -9,6 +9,7 @@ from tiny import killed_at_call, open_set_task, shuffled, small_net, tiny_datase
 from fer_openset import metrics, runs
 from fer_openset.datasets import Dataset
 from fer_openset.errors import UserError
+from fer_openset.fit import training_seconds
 from fer_openset.methods import pool_novelty as module
 from fer_openset.methods.folds import Fold, check_unseen, fold_of
 from fer_openset.methods.pool_novelty import (
@@ -293,6 +294,7 @@ def test_with_too_few_open_images_the_first_round_is_the_last(tmp_path, capsys, 
     assert "too few for another round" in capsys.readouterr().out
     pd.testing.assert_series_equal(found, expected, check_exact=True)
     assert (tmp_path / "b" / "checkpoint.safetensors").exists()
+    assert training_seconds(tmp_path / "b") == training_seconds(tmp_path / "b" / "round1") > 0
     monkeypatch.setattr(runs, "forget", lambda folder: pytest.fail(f"trained again in {folder}"))
     repeated = pool_novelty(again, settings.model_copy(update={"rounds": 3}))
     pd.testing.assert_series_equal(repeated, expected, check_exact=True)
