@@ -14,7 +14,7 @@ def fold_of(ids, folds, *keys, groups=None, given=None):
     given: {group: fold} of groups whose fold is settled.
     Shapes: ids (M,) -> int64 array (M,). The order of the ids makes no difference.
     """
-    marks = [(zlib.crc32("/".join(map(str, (*keys, i))).encode()), i) for i in ids]
+    marks = _marks(ids, *keys)
     groups = ids if groups is None else groups
     out, settled, sizes = np.empty(len(marks), np.int64), dict(given or {}), [0] * folds
     for position in sorted(range(len(marks)), key=marks.__getitem__):
@@ -22,6 +22,11 @@ def fold_of(ids, folds, *keys, groups=None, given=None):
         out[position] = fold
         sizes[fold] += 1
     return out
+
+
+def _marks(ids, *keys):
+    """What puts ids in a random order that is a function of them and of `keys`, and not of how they lie."""
+    return [(zlib.crc32("/".join(map(str, (*keys, i))).encode()), i) for i in ids]
 
 
 def pool_folds(dataset, pool_ids, folds, seed, split=0):
@@ -34,21 +39,24 @@ def _pictures(dataset, ids):
 
 
 class Fold:
-    """What one network may train on and what it scores, as positions in the dataset."""
+    """What one network may train on and what it scores, as positions in the dataset.
+
+    It may train on the pool's other folds, and on every known training image unless it scores that image or a copy.
+    """
 
     def __init__(self, task, settings, repeat, number, one_split=False):
         split = 0 if one_split else repeat
         of_pool = pool_folds(task.dataset, task.pool_ids, settings.folds, task.seed, split)
         of_known = _known_folds(task, settings.folds, split, of_pool)
-        pool, known = (
-            (task.dataset.rows(ids), folds == number)
-            for ids, folds in ((task.pool_ids, of_pool), (task.train.index, of_known))
-        )
+        pool, known = task.dataset.rows(task.pool_ids), task.dataset.rows(task.train.index)
         self.pictures = task.dataset.first_copy
         self.name = f"r{repeat}f{number}"
-        self.pool_out, self.known_out = pool[1], known[1] & _first(known[1], pool[1].sum())
-        self.pool, self.scored_pool = pool[0][~pool[1]], pool[0][pool[1]]
-        self.known, self.scored_known = known[0][~known[1]], known[0][self.known_out]
+        self.pool_out = of_pool == number
+        self.known_out = _at_most(self.pool_out.sum(), of_known == number, _marks(task.train.index, task.seed, split))
+        self.pool, self.scored_pool = pool[~self.pool_out], pool[self.pool_out]
+        self.scored_known = known[self.known_out]
+        scored = self.pictures[np.concatenate([self.scored_pool, self.scored_known])]
+        self.known = known[~np.isin(self.pictures[known], scored)]
         self.drawn = min(round(settings.known_per_pool * len(self.pool)), len(self.known))
 
     def rows(self, seed, epoch, pool, weights=None):
@@ -70,9 +78,11 @@ def _known_folds(task, folds, split, of_pool):
     return fold_of(ids, folds, task.seed, split, "known", groups=_pictures(task.dataset, ids), given=given)
 
 
-def _first(mask, n):
-    """The first n of the set places: no more held-out known images are scored than pool images."""
-    return np.cumsum(mask) <= n
+def _at_most(n, mask, marks):
+    """n of the set places by the order of their marks: no more known images are held out and scored than pool images,
+    and not those of the first classes where a dataset lies sorted by class."""
+    chosen = sorted(np.flatnonzero(mask), key=marks.__getitem__)[:n]
+    return np.isin(np.arange(len(mask)), chosen)
 
 
 def check_unseen(trained_on, scored):

@@ -199,7 +199,7 @@ def cross_fitted(task, settings, targets, label, one_split=False, chance=None, n
         **task.identity(),
         "targets": zlib.crc32(targets),
         "chance": _digest(chance),
-        "folds": zlib.crc32(np.concatenate([part for fold in folds for part in (fold.pool_out, fold.known_out)])),
+        "folds": zlib.crc32(np.concatenate([part for fold in folds for part in (fold.pool, fold.known)])),
         **start_record(settings, place),
     }
     fit(learners, loss_of, rows_of, settings, task.device, seed, task.folder, label, identity, after_epoch, total)

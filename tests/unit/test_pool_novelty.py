@@ -54,7 +54,7 @@ def small(monkeypatch):
 )
 def test_images_of_an_unseen_class_get_the_high_scores(tmp_path, change):
     task, is_open = planted(tmp_path)
-    scores = pool_novelty(task, settings_of(**change))
+    scores = pool_novelty(task, settings_of(**{"epochs": 8, "average_from": 4, "lr": 0.05} | change))
     assert scores.index.equals(task.pool_ids) and np.isfinite(scores).all()
     assert metrics.auroc(scores.to_numpy(), is_open) > 0.95
 
@@ -167,7 +167,29 @@ def test_fewer_known_images_are_drawn_anew_each_epoch(tmp_path):
     fold = Fold(task, settings_of(known_per_pool=0.5), 0, 0)
     first, second = (set(fold.rows(0, epoch, fold.pool)) - set(fold.pool) for epoch in (0, 1))
     assert len(first) == len(second) == 20 and first != second
-    assert Fold(task, settings_of(known_per_pool=50.0), 0, 0).drawn == 45  # all there are
+    assert Fold(task, settings_of(known_per_pool=50.0), 0, 0).drawn == len(fold.known)  # all there are
+
+
+def test_known_images_that_are_not_scored_are_trained_on(tmp_path):
+    """A pool of 40 holds out no more than 20 known images a fold; the other 70 teach both networks."""
+    dataset = tiny_dataset({"train": 30, "test": 10}, (*KNOWN, OPEN))
+    task, _ = planted(tmp_path, dataset)
+    known = set(dataset.rows(task.train.index))
+    for number in range(2):
+        fold = Fold(task, settings_of(), 0, number)
+        assert len(fold.scored_known) == len(fold.scored_pool) == 20 and len(known) == 90
+        assert set(fold.known) == known - set(fold.scored_known)
+
+
+def test_held_out_known_images_are_of_all_classes_however_the_dataset_lies(tmp_path):
+    """Folders of images are read class by class: the first images of a fold are all of the first class."""
+    dataset = tiny_dataset({"train": 60, "test": 10}, (*KNOWN, OPEN))
+    order = np.argsort(dataset.table["label"].to_numpy(), kind="stable")
+    lying = Dataset("tiny", dataset.classes, dataset.table.iloc[order], dataset.images[order])
+    task, _ = planted(tmp_path, lying)
+    fold, same = Fold(task, settings_of(), 0, 0), Fold(planted(tmp_path, dataset)[0], settings_of(), 0, 0)
+    assert lying.table["label"].iloc[fold.scored_known].nunique() == len(KNOWN)
+    assert set(lying.table.index[fold.scored_known]) == set(dataset.table.index[same.scored_known])
 
 
 def test_the_oracle_learns_from_the_true_labels_and_only_it_gets_them(tmp_path):
