@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from fer_openset.atomic import atomic_path
 from fer_openset.errors import UserError
 
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training
 # The names that the format has for what we store.
 DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
           torch.float16: "F16", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip

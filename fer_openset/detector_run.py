@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fer_openset import runs
-from fer_openset.checkpoint import load_tensors
+from fer_openset.checkpoint import CHECKPOINT, load_tensors
 from fer_openset.closed_set import load_model
 from fer_openset.closed_step import check_same_data
 from fer_openset.datasets import dataset_values
@@ -21,7 +21,6 @@ from fer_openset.settings import results_dir
 
 RULES = ("known_95", "open_share")
 KEPT = 0.95  # share of the known validation images that pass as known, as in FPR@TPR95
-CHECKPOINT = "checkpoint.safetensors"
 # Of the faces that a reader stores; `folder` has its key `colour` besides.
 CHANNELS = {"synthetic": 1, "ferplus": 1, "folder": 1, "rafdb": 3, "rafdb_compound": 3, "affectnet": 3}
 VALIDATION = 1000  # known validation images looked at, at most: the share kept is then good to 0.7 points (one sd)

@@ -12,7 +12,7 @@ import torch
 from fer_openset.arrays import about
 from fer_openset.augment import clean_view
 from fer_openset.backbones import attention_maps, copy_weights, new_net
-from fer_openset.checkpoint import load_tensors
+from fer_openset.checkpoint import CHECKPOINT, load_tensors
 from fer_openset.clip_features import clip_features, clip_tower
 from fer_openset.closed_set import batch_of, load_model
 from fer_openset.device import pick_device
@@ -62,7 +62,7 @@ def pooled_features(net, dataset, rows, image_size, device, batch=256):
 def trained_net(folder, method, learner, device):
     """A network of a finished run of `method` (aligned, default) and its record; None without that run."""
     where = folder.method(method)
-    path = where / "checkpoint.safetensors"
+    path = where / CHECKPOINT
     if not (is_done(where) and path.exists()):
         return None
     record = load_record(where)

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from fer_openset import atomic, progress, runs
-from fer_openset.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
+from fer_openset.checkpoint import CHECKPOINT, flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from fer_openset.device import give_back_memory
 from fer_openset.errors import UserError
 from fer_openset.fused import contiguous_views, lend_gradients
@@ -220,7 +220,7 @@ def _save(learners, folder, run, extra, history):
         tensors |= {f"{x.name}/opt/{k}": v for k, v in flatten_optimizer(x.optimizer).items()}
     # The checkpoint last: killed in between, the epoch is repeated and the history is never behind the weights.
     atomic.write_csv(folder / "history.csv", pd.DataFrame(history))
-    save_tensors(folder / "checkpoint.safetensors", tensors, run=run, history=history)
+    save_tensors(folder / CHECKPOINT, tensors, run=run, history=history)
 
 
 def training_seconds(folder):
@@ -231,7 +231,7 @@ def training_seconds(folder):
 
 def _resume(learners, folder, run, extra):
     """Load the checkpoint of the same settings and seed if there is one; returns its history rows."""
-    path = folder / "checkpoint.safetensors"
+    path = folder / CHECKPOINT
     if not path.exists():
         return []
     tensors, header = load_tensors(path)

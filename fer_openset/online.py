@@ -14,7 +14,7 @@ import torch
 from fer_openset import atomic, metrics, runs
 from fer_openset.augment import clean_view
 from fer_openset.backbones import copy_weights, new_net
-from fer_openset.checkpoint import load_tensors
+from fer_openset.checkpoint import CHECKPOINT, load_tensors
 from fer_openset.closed_set import ClosedModel
 from fer_openset.device import Device
 from fer_openset.errors import UserError
@@ -95,7 +95,7 @@ def need_detector(step, task, half):
 
 
 def _nets(folder, names, task):
-    tensors, header = load_tensors(folder / "checkpoint.safetensors")
+    tensors, header = load_tensors(folder / CHECKPOINT)
     backbone, nets = trained_backbone(header["run"], task.f_close.backbone), []
     for name in names:
         state = {k.removeprefix(f"{name}/net/"): v for k, v in tensors.items() if k.startswith(f"{name}/net/")}

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from fer_openset import atomic
 from fer_openset.augment import AugmentSettings, SizeSettings
 from fer_openset.backbones import copy_known, layout_of, new_net
+from fer_openset.checkpoint import CHECKPOINT
 from fer_openset.closed_set import batch_of
 from fer_openset.errors import UserError
 from fer_openset.fit import Learner, OptimSettings, fit, make_optimizer, stream_seed
@@ -105,7 +106,7 @@ def _before_last_round(task, settings):
         chance = chance_open(scores, known, share)
         if chance is None:
             print(f"{name}: {share:.1%} of {len(scores)} images look open, too few for another round", flush=True)
-            first, last = (x.folder / "checkpoint.safetensors" for x in (within, task))
+            first, last = (x.folder / CHECKPOINT for x in (within, task))
             with atomic.atomic_path(last) as copy:  # this round is the last one, and done
                 shutil.copyfile(first, copy)  # not moved: the method run again finds the round
             (task.folder / "history.csv").unlink(missing_ok=True)  # an older training's; this one's lies with its round
