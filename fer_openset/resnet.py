@@ -92,17 +92,11 @@ class ResNet(nn.Module):
 
     def until(self, x, stage):
         """Output of stage 1..4 (N, d, h, w)."""
-        return self._stages(self.maxpool(self.relu(self.bn1(self._first(x)))), 1, stage)
+        return self._stages(self.maxpool(self.relu(self.bn1(grey.first(x, self.conv1)))), 1, stage)
 
     def since(self, features, stage, last=4):
         """Output of stage `last` (N, D, h, w) from the output of stage 1..`last`."""
         return self._stages(features, stage + 1, last)
-
-    def _first(self, x):
-        """The first convolution; a grey image is three equal channels."""
-        if grey.fits(x, self.conv1):
-            return grey.convolve(x, self.conv1.weight)
-        return self.conv1(grey.three_channels(x))
 
     def _stages(self, x, first, last):
         for number in range(first, last + 1):

@@ -80,6 +80,32 @@ def test_a_network_takes_this_way_for_grey_images_and_gives_what_it_gives_for_th
     assert used == [1] and image.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("size", [48, 33])
+def test_in_bf16_the_library_gets_one_channel_and_each_of_three_its_gradient(size):
+    x, conv = torch.randn(9, 1, size, size), first()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, three = grey.first(x, conv), conv(grey.three_channels(x))
+    assert y.dtype == torch.bfloat16 and y.shape == three.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    exact_weight = conv.weight.detach().double().requires_grad_()
+    exact = plain(x.double(), exact_weight)
+    grad = torch.randn(y.shape)
+    (mine,) = torch.autograd.grad(y, conv.weight, grad.bfloat16())
+    (right,) = torch.autograd.grad(exact, exact_weight, grad.double())
+    assert off_by(y.detach().double(), exact.detach()) < 5e-3 and off_by(mine.double(), right) < 5e-3
+    assert torch.equal(mine[:, 0], mine[:, 1]) and torch.equal(mine[:, 0], mine[:, 2])
+
+
+@pytest.mark.parametrize("case", ["colour", "bias"])
+def test_in_bf16_what_is_not_grey_or_has_a_bias_goes_through_the_module(case):
+    conv = nn.Conv2d(3, 8, 7, 2, 3, bias=case == "bias")
+    x, called = torch.randn(2, 3 if case == "colour" else 1, 16, 16), []
+    conv.register_forward_hook(lambda *_: called.append(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        grey.first(x, conv)
+    assert called == [1]
+
+
 def test_without_memory_it_says_so(monkeypatch):
     class Full:
         grey_convolve = staticmethod(lambda *_: 1)
