@@ -9,7 +9,8 @@ from fer_openset import style
 from fer_openset.atomic import write_csv
 from fer_openset.settings import ROOT, results_dir
 
-NAMES = {"ferplus": "FERPlus", "rafdb": "RAF-DB", "synthetic": "synthetic faces", "affectnet": "AffectNet"}
+NAMES = {"ferplus": "FERPlus", "rafdb": "RAF-DB", "synthetic": "synthetic faces", "affectnet": "AffectNet",
+         "synthetic_compound": "synthetic faces"}  # fmt: skip
 # runs: folders under results/runs, DATASET/PRESET/OPEN/seedN, with a space between two; open_classes: theirs, likewise.
 INDEX_COLUMNS = ("figure", "dataset", "preset", "open_classes", "runs", "commits", "caption")
 
