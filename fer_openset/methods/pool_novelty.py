@@ -40,7 +40,8 @@ class PoolNoveltySettings(OptimSettings, AugmentSettings, SizeSettings, StartSet
     """Settings of the method; origins stand in params/methods/pool_novelty.yaml.
 
     init: weights a network starts from; `f_close` gives its body and its K head rows, `pretrained` a body (see
-    StartSettings). folds: parts of pool and training images; a network trains on all but one and scores that one.
+    StartSettings). folds: parts of the pool; a network trains on all but one and scores that one, and as many known
+    images, which it does not train on either (`Fold`).
     repeats: how often both are split anew; scores are averaged. known_per_pool: known training images seen in an epoch
     for each pool image (a fresh draw each epoch).
     rounds: how often networks are trained from `init`; from the second round on, the pool's images are drawn by their
